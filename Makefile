@@ -1,0 +1,47 @@
+# `make` lists the verbs. Everything runs in .venv, which the first verb that needs it sets up.
+SHELL := /bin/bash
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK := 1
+READY := .venv/.ready
+
+.PHONY: help setup results test test-services check flow ui bench clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY) ## install into .venv (2 minutes, about 5 GB with CUDA libraries)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Contrail needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+results: $(READY) ## run the study in params.yaml and say where to look
+	contrail check
+	dvc repro
+	contrail where
+
+test: $(READY) ## run the tests: no root, no server, no network
+	pytest -m "not service"
+
+test-services: $(READY) ## run the tests that need a server, a browser or a second environment; a skip fails
+	pytest -m service --fail-on-skip
+
+check: $(READY) ## linters and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+flow: $(READY) ## run the study as a Prefect flow, stages side by side
+	contrail run
+
+ui: $(READY) ## serve the MLflow and Prefect pages on this machine
+	contrail ui
+
+bench: $(READY) ## measure the claims in benchmarks/README.md
+	$(MAKE) -C benchmarks
+
+clean: ## forget scratch state; data, cache and tracking stay
+	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis

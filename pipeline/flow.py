@@ -1,0 +1,134 @@
+"""The flow: dvc.yaml's graph as a Prefect flow run, one task run per stage.
+
+Prefect decides when and shows what happens; DVC alone decides whether there is anything to do, and keeps every result.
+So `dvc repro` and the flow may be mixed freely: they leave equal locks and equal bytes.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline import graph, params, paths
+from pipeline.graph import Node
+from pipeline.repro import Outcome, Result, Runner, environment
+
+SETTINGS = {  # read when prefect is imported
+    "PREFECT_HOME": str(paths.root() / ".prefect"),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_CLIENT_MAX_RETRIES": "3",  # with five, a dead server holds up the end for minutes
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the first start makes the database
+}
+for name, value in SETTINGS.items():
+    os.environ.setdefault(name, value)
+
+from prefect import flow, get_client, get_run_logger, runtime, task  # noqa: E402
+from prefect.artifacts import create_markdown_artifact  # noqa: E402
+from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.futures import PrefectFuture, as_completed  # noqa: E402
+from prefect.states import Cancelled, Completed, Failed, State  # noqa: E402
+from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
+
+STATES = {Outcome.FAILED: Failed, Outcome.SKIPPED: Cancelled, Outcome.STOPPED: Cancelled}  # any other: Completed
+
+
+def run(targets: list[str], *, force: bool) -> int:
+    """Run the flow here and now; the exit code says whether every stage is up to date."""
+    root = paths.root()
+    graph.select(graph.read(root), targets)  # a wrong name is refused before a server is started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # prefect hands it on when it is done
+    with _uninterrupted():
+        get_client(sync_client=True)
+    state: State[Any] = contrail(targets, force, return_state=True)
+    return 0 if state.is_completed() else 1
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Children started here never see Ctrl-C: a temporary server must outlive the flow that reports to it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@flow(name="contrail", persist_result=False, task_runner=ThreadPoolTaskRunner())
+def contrail(targets: list[str], force: bool) -> State[Any]:
+    """Bring the named stages and all that they depend on up to date; every stage, if none is named.
+
+    force: run the named stages even if nothing changed.
+    """
+    root = paths.root()
+    nodes = graph.select(graph.read(root), targets)
+    forced = graph.named(nodes, targets) if force else []
+    runner = Runner(root, environment(CONTRAIL_PIPELINE_ID=str(runtime.flow_run.id)))
+    try:
+        results = _schedule(nodes, forced, runner, workers(root))
+    except BaseException:  # Ctrl-C, or the worker cancels
+        runner.stop()
+        raise
+    _summarize(results, {entry.stage: entry.key for entry in graph.lock_entries(root)})
+    bad = [result for result in results if result.outcome in STATES]
+    message = f"{len(results) - len(bad)} of {len(results)} stages are up to date"
+    return Failed(message=message) if bad else Completed(message=message)
+
+
+def workers(root: Path) -> int:
+    """How many stages may run side by side: more threads than cores would make every one of them slower."""
+    threads = params.read(root / "params.yaml")["hardware"]["threads"]
+    return max(1, len(os.sched_getaffinity(0)) // threads)
+
+
+def _schedule(nodes: list[Node], forced: list[str], runner: Runner, workers: int) -> list[Result]:
+    """Start each stage as soon as everything upstream is done and a place is free; results in running order."""
+    results: dict[str, Result] = {}
+    causes: dict[str, str] = {}  # stage → the failed stage that keeps its dependents from running
+    futures: dict[str, PrefectFuture[Any]] = {}
+    running: dict[PrefectFuture[Any], str] = {}
+    waiting = list(nodes)
+    while waiting or running:
+        ready = [node for node in waiting if all(name in results for name in node.upstream)]
+        for node in ready[: workers - len(running)]:
+            waiting.remove(node)
+            cause = next((causes[name] for name in node.upstream if name in causes), None)
+            if cause:
+                causes[node.name] = cause
+            upstream = None if cause else [futures[name] for name in node.upstream]
+            stage = bring.with_options(retries=node.meta.get("retries", 0))
+            future = stage.submit(node.name, node.name in forced, cause, runner, wait_for=upstream)
+            futures[node.name] = future
+            running[future] = node.name
+        done = next(as_completed(list(running)))
+        name = running.pop(done)
+        results[name] = done.result(raise_on_failure=False)
+        if results[name].outcome in STATES:
+            causes.setdefault(name, name)
+    return [results[node.name] for node in nodes]
+
+
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
+def bring(stage: str, force: bool, cause: str | None, runner: Runner) -> State[Result]:
+    """Bring one stage up to date in a DVC child, unless `cause` failed; the state's name is the outcome."""
+    if cause:
+        result = Result(stage, Outcome.SKIPPED, 0.0, f"because {cause} failed")
+    else:
+        result = runner.run(stage, force=force, say=get_run_logger().info)
+    make = STATES.get(result.outcome, Completed)
+    return make(name=result.outcome.value, message=result.message, data=result)
+
+
+def _summarize(results: list[Result], keys: dict[str, str]) -> None:
+    """The outcome of each stage as an artifact of the flow run and as the last lines of its log."""
+    table = ["| stage | outcome | seconds | key | |", "|---|---|---:|---|---|"]
+    for result in results:
+        key = keys.get(result.stage, "")[:16]
+        table.append(f"| {result.stage} | {result.outcome} | {result.seconds:.1f} | `{key}` | {result.message} |")
+        get_run_logger().info(
+            f"{result.outcome:<20} {result.seconds:8.1f} s  {result.stage}  {result.message}".rstrip()
+        )
+    create_markdown_artifact(markdown="\n".join(table), key="contrail-summary", description="The stages of this run")

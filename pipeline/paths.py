@@ -1,0 +1,50 @@
+"""Where every file lives, relative to the root of the repository: the one place that knows."""
+
+from pathlib import Path
+
+DATA = Path("data")
+REPORT = DATA / "report"
+INCOMING = DATA / ".incoming"
+SCRATCH = Path(".scratch")
+
+
+def root(start: Path | None = None) -> Path:
+    """The nearest folder, from `start` (default: here) upward, that holds dvc.yaml."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "dvc.yaml").exists():
+            return folder
+    raise FileNotFoundError(f"{start} is not inside a Contrail repository: no dvc.yaml here or above")
+
+
+def dataset(name: str) -> Path:
+    return DATA / "datasets" / name
+
+
+def encoder(run: str) -> Path:
+    return DATA / "encoders" / run
+
+
+def features(evaluation: str) -> Path:
+    return DATA / "features" / evaluation
+
+
+def export(evaluation: str) -> Path:
+    return DATA / "exports" / evaluation
+
+
+def scores(evaluation: str) -> Path:
+    return DATA / "scores" / f"{evaluation}.json"
+
+
+def predictions(evaluation: str) -> Path:
+    return DATA / "predictions" / f"{evaluation}.parquet"
+
+
+def finetunes(finetune: str) -> Path:
+    return DATA / "finetunes" / f"{finetune}.json"
+
+
+def receipt(stage: str) -> Path:
+    """The receipt of a stage such as `pretrain@simclr`."""
+    return DATA / "receipts" / f"{stage.replace('@', '-')}.json"

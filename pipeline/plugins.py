@@ -1,0 +1,127 @@
+"""A plug-in is a file; its file name is its registration: `method: {name: byol}` loads stages/methods/byol.py.
+
+What a file of each folder holds, and what params.yaml may therefore say of it, is in KINDS.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, InstanceOf, ValidationInfo
+
+from pipeline.errors import ParamsError
+from pipeline.params import checked, keywords
+from pipeline.sentences import BlockError, Problem, hinted, shown
+
+STAGES = Path(__file__).resolve().parent.parent / "stages"
+
+# folder → the function that a plug-in file defines; None: the one public class of the file
+KINDS = {
+    "datasets": "load",
+    "budgets": "select",
+    "views": "make_views",
+    "encoders": None,
+    "methods": None,
+    "probes": "score",
+    "objectives": None,
+}
+# section of params.yaml → the commands that read its blocks
+COMMANDS = {
+    "datasets": ["prepare"],
+    "runs": ["pretrain"],
+    "evaluations": ["embed", "evaluate"],
+    "finetunes": ["finetune"],
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A checked plug-in call: which one, with which arguments."""
+
+    kind: str
+    name: str
+    arguments: dict[str, Any]
+
+    def make(self, *positional: Any) -> Any:
+        return load(self.kind, self.name)(*positional, **self.arguments)
+
+
+def names(kind: str) -> list[str]:
+    """The plug-ins of a kind, found by folder."""
+    return sorted(p.stem for p in (STAGES / kind).glob("*.py") if not p.stem.startswith("_"))
+
+
+def load(kind: str, name: str) -> Callable:
+    """The plug-in object of stages/<kind>/<name>.py; an unknown name is a ParamsError that lists the known ones."""
+    known = names(kind)
+    if name not in known:
+        hint = hinted(name, known)
+        raise ParamsError(f"there is no stages/{kind}/{name}.py{hint} The {kind} are {', '.join(known)}")
+    module = importlib.import_module(f"stages.{kind}.{name}")
+    attribute = KINDS[kind]
+    if attribute:
+        return getattr(module, attribute)
+    classes = [
+        item
+        for item_name, item in inspect.getmembers(module, inspect.isclass)
+        if item.__module__ == module.__name__ and not item_name.startswith("_")
+    ]
+    [plug_in] = classes  # tests/test_layout.py: a plug-in file defines exactly one public class
+    return plug_in
+
+
+def command(name: str) -> Callable:
+    """The function of stages/<name>.py: `stages.pretrain.pretrain`."""
+    return getattr(importlib.import_module(f"stages.{name}"), name)
+
+
+def specify(kind: str, block: Any, where: str) -> Spec:
+    """A block `{name: ..., **arguments}` of params.yaml as a checked Spec; ParamsError says what is wrong with it."""
+    try:
+        return _specify(kind, block, where)
+    except BlockError as error:
+        raise error.at(where) from None
+
+
+def _specify(kind: str, block: Any, where: str) -> Spec:
+    if not isinstance(block, dict) or not isinstance(block.get("name"), str):
+        text = f"must be a mapping with a `name`, one of {', '.join(names(kind))}, not {shown(block)}"
+        raise BlockError(Problem((), text))
+    try:
+        function = load(kind, block["name"])
+    except ParamsError as error:
+        raise BlockError(Problem(("name",), str(error))) from None
+    values = {key: value for key, value in block.items() if key != "name"}
+    spec = Spec(kind, block["name"], checked(function, frozenset(keywords(function)), values, where))
+    if kind == "encoders":
+        _try(spec)
+    return spec
+
+
+def _try(encoder: Spec) -> None:
+    """An encoder is torch only, so its types are plain and it checks its values itself: build it, without memory."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            encoder.make()
+    except ValueError as error:
+        raise BlockError(Problem((), str(error))) from None
+
+
+def plugin(kind: str) -> Any:
+    """The annotation of a parameter that names a plug-in: `method: plugin("methods")`."""
+
+    def validate(block: Any, info: ValidationInfo) -> Spec:
+        return _specify(kind, block, (info.context or {}).get("where", ""))
+
+    return Annotated[InstanceOf[Spec], BeforeValidator(validate)]
+
+
+def partial_of(spec: Spec) -> Callable:
+    """The plug-in with its arguments bound, its positional ones still open."""
+    return partial(load(spec.kind, spec.name), **spec.arguments)

@@ -1,0 +1,170 @@
+"""DVC as a child process: how the frame starts stages, watches them and stops them.
+
+DVC's own API is not safe in threads, and a stage must not share a process with an orchestrator, so every stage is
+`dvc --wait-for-lock repro --single-item <stage>`. The child stays in this process group: whatever interrupts or cancels
+the group reaches the training too.
+"""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock")
+CHATTER = re.compile(
+    r"To track the changes with git|\s+git add |To enable auto staging|\s+dvc config core.autostage|Use `dvc push`"
+)
+BAR_EVERY = 10.0  # seconds between two updates of a progress bar that are passed on
+GRACE = 30.0  # seconds that a stage has to save its state before it is killed
+
+
+class Outcome(StrEnum):
+    """What became of a stage."""
+
+    UP_TO_DATE = "UpToDate"
+    RESTORED = "RestoredFromRunCache"
+    EXECUTED = "Executed"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"  # something upstream failed
+    STOPPED = "Stopped"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one stage; `message` is the sentence that a failed stage ended with."""
+
+    stage: str
+    outcome: Outcome
+    seconds: float
+    message: str = ""
+
+
+def dvc(*arguments: str) -> list[str]:
+    """The command line of the DVC that is installed beside this Python."""
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a child: this Python first on the path, so that `python` in dvc.yaml is this one."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "true", **extra}
+
+
+class Runner:
+    """Runs single stages of the project at `root`, from any number of threads, until it is stopped."""
+
+    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+        self._root = root
+        self._environment = environment
+        self._children: set[subprocess.Popen[str]] = set()
+        self._starting = threading.Lock()
+        self._stopped = threading.Event()
+
+    def run(self, stage: str, *, force: bool, say: Callable[[str], None]) -> Result:
+        """Bring one stage up to date, given that everything upstream is; `say` gets each line as it is printed.
+
+        A stage whose files another DVC process holds is tried again until they are free.
+        """
+        began = time.monotonic()
+        told = False
+        while not self._stopped.is_set():
+            result, blocked = self._attempt(stage, force, say)
+            if not blocked:
+                return replace(result, seconds=time.monotonic() - began)
+            if not told:
+                say(f"waiting for another DVC process: {blocked}")
+            told = True
+            self._stopped.wait(random.uniform(0.5, 3.0))
+        return Result(stage, Outcome.STOPPED, time.monotonic() - began)
+
+    def stop(self) -> None:
+        """End every child and all that it started, after GRACE seconds for good; start no new ones."""
+        import psutil  # type: ignore[import-untyped]
+
+        self._stopped.set()
+        with self._starting:
+            running = [child for child in self._children if child.poll() is None]
+        stages = [process for child in running for process in _descendants(child.pid)]
+        idle = [child for child in running if not _descendants(child.pid)]
+        for process in (*stages, *idle):  # a dvc that has a stage outlives it, to release its locks
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(stages, timeout=GRACE)
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        for child in running:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(GRACE)
+            child.kill()
+
+    def _attempt(self, stage: str, force: bool, say: Callable[[str], None]) -> tuple[Result, str]:
+        """One child; its result, and the line that says so if DVC could not start because of another process."""
+        with self._starting:
+            if self._stopped.is_set():
+                return Result(stage, Outcome.STOPPED, 0.0), ""
+            child = self._start(stage, force)
+            self._children.add(child)
+        assert child.stdout is not None
+        outcome, blocked, last = Outcome.UP_TO_DATE, "", ""
+        for line in _lines(child.stdout):
+            if line == f"Running stage '{stage}':":
+                outcome = Outcome.EXECUTED
+            elif line == f"Stage '{stage}' is cached - skipping run, checking out outputs":
+                outcome = Outcome.RESTORED
+            elif outcome is Outcome.UP_TO_DATE and BUSY.search(line):
+                blocked = line
+            if not blocked:
+                say(line)
+            if not (last and line.startswith("ERROR: failed to reproduce")) and not line.startswith("> "):
+                last = line
+        failed = child.wait() != 0
+        self._children.discard(child)
+        if failed:
+            outcome = Outcome.STOPPED if self._stopped.is_set() else Outcome.FAILED
+        return Result(stage, outcome, 0.0, last if failed else ""), blocked if failed else ""
+
+    def _start(self, stage: str, force: bool) -> subprocess.Popen[str]:
+        command = dvc("--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage)
+        return subprocess.Popen(
+            command,
+            cwd=self._root,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        )
+
+
+def _descendants(pid: int) -> list[Any]:
+    import psutil
+
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """The lines of a child's output, without DVC's advice; of a progress bar one every BAR_EVERY seconds."""
+    shown = -BAR_EVERY
+    stream.reconfigure(newline="")  # type: ignore[attr-defined]  # a pipe that is read as text is a TextIOWrapper
+    for line in stream:
+        if line.endswith("\r"):  # as a progress bar does
+            if time.monotonic() - shown < BAR_EVERY:
+                continue
+            shown = time.monotonic()
+        text = line.rstrip()
+        if text and not CHATTER.match(text):
+            yield text

@@ -1,0 +1,117 @@
+"""Where a stage keeps what must survive a kill, and the lock on the device it trains on.
+
+    .scratch/<stage>/<id>/identity.json   what the id stands for
+                          work/           checkpoints, finished cells
+                          outs/           finished outputs under their final names, until they are moved into data/
+                          finished        says that outs/ is complete
+
+DVC deletes outputs before it runs a stage, so nothing that a resume needs may live in data/.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline import paths
+
+
+class Scratch:
+    """The scratch folder of one execution: same identity, same folder."""
+
+    def __init__(self, stage: str, identity: dict[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        self.stage = stage
+        self.folder = paths.SCRATCH / stage / digest
+        self.work = self.folder / "work"
+        self.outs = self.folder / "outs"
+        self._finished = self.folder / "finished"
+        self.fresh_because = None if self.folder.exists() else self._difference(identity)
+        self.work.mkdir(parents=True, exist_ok=True)
+        if not self.finished:
+            shutil.rmtree(self.outs, ignore_errors=True)
+        self.outs.mkdir(exist_ok=True)
+        write_atomically(self.folder / "identity.json", json.dumps(identity, indent=1, sort_keys=True).encode())
+
+    @property
+    def finished(self) -> bool:
+        return self._finished.exists()
+
+    def finish(self) -> None:
+        self._finished.touch()
+
+    def move_into_place(self, outs: list[str]) -> None:
+        """Move the finished outputs to their final paths and drop the folder."""
+        for out in outs:
+            staged, final = self.outs / out, Path(out)
+            if not staged.exists():
+                continue  # moved by an attempt that was killed in between
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.is_dir() and not final.is_symlink():
+                shutil.rmtree(final)
+            else:
+                final.unlink(missing_ok=True)
+            shutil.move(staged, final)
+        shutil.rmtree(self.folder)
+
+    def _difference(self, identity: dict[str, Any]) -> str | None:
+        """Why an earlier unfinished execution of the stage cannot be resumed."""
+        others = sorted(self.folder.parent.glob("*/identity.json"), key=lambda p: p.stat().st_mtime)
+        if not others:
+            return None
+        before = _flat(json.loads(others[-1].read_text()))
+        now = _flat(identity)
+        return ", ".join(sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextmanager
+def device_lock(device: str, slots: int) -> Iterator[None]:
+    """Hold one of `slots` places on a device of this machine; waits, and says so, while others hold them all.
+
+    The lock belongs to the process: it goes with it, however it ends.
+    """
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir())) / f"contrail-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    files = [(folder / f"{device.replace(':', '-')}-{slot}.lock").open("a+") for slot in range(slots)]
+    told = False
+    try:
+        while not any(_try_lock(file) for file in files):
+            if not told:
+                print(f"waiting: {slots} other training(s) hold {device} (locks in {folder})", flush=True)
+                told = True
+            time.sleep(0.5)
+        yield
+    finally:
+        for file in files:
+            file.close()
+
+
+def _try_lock(file: Any) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix} {key}".strip()).items()}

@@ -1,0 +1,269 @@
+"""The contract that every stage runs under.
+
+    read the stage's own parameters → set threads → look at the inputs → reopen the scratch folder of this identity
+    → open the tracking run → work → look at the inputs again → move the outputs into place
+
+A stage module is a command: `python -m stages.pretrain simclr` calls `run(pretrain)`, which calls
+`pretrain(stage, **parameters)` with exactly the parameters that dvc.yaml declares for `pretrain@simclr`.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline import graph, params, paths, tracking
+from pipeline.errors import InputsChanged, MissingInput, Refusal, Stopped
+from pipeline.fingerprint import Fingerprint
+from pipeline.params import Hardware
+from pipeline.scratch import Scratch, device_lock
+
+CHECKPOINT_SCHEMA = 1  # raised when a checkpoint of an older version cannot be resumed
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pyarrow", "safetensors", "pillow")
+LOOK_EVERY = 5.0  # seconds between two looks at the inputs while a stage works
+
+
+class Stage:
+    """What a running stage may ask of the frame."""
+
+    def __init__(self, node: graph.Node, hardware: Hardware, study: str, scratch: Scratch, run: tracking.Run) -> None:
+        self.name = node.name
+        self.item = node.name.partition("@")[2]
+        self.hardware = hardware
+        self.study = study
+        self.scratch = scratch.work
+        self._outs = {str(out): scratch.outs / out for out in node.outs}
+        self._run = run
+        self._fingerprint: Fingerprint | None = None
+        self._signal: int | None = None
+        self._looked = time.monotonic()
+        self._warned = False
+
+    def out(self, path: Path | str) -> Path:
+        """Where to write the declared output `path`; it is moved into place when the stage is done."""
+        staged = self._outs[str(path)]
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        return staged
+
+    def log(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Send metrics to the tracker; never fails and never waits."""
+        self._run.log(metrics, step)
+
+    def device(self) -> AbstractContextManager[None]:
+        """Hold a place on the device while training."""
+        name = device_name(self.hardware)
+        slots = max(1, len(os.sched_getaffinity(0)) // self.hardware.threads) if name == "cpu" else 1
+        return device_lock(name, slots)
+
+    def check(self) -> None:
+        """Raise Stopped if a signal asked for it; warn once if an input was edited. Call it often, after saving state."""
+        if self._signal is not None:
+            raise Stopped(self._signal)
+        if self._warned or time.monotonic() - self._looked < LOOK_EVERY:
+            return
+        self._looked = time.monotonic()
+        if self._fingerprint and (changes := self._fingerprint.changes()):
+            self._warned = True
+            print(f"warning: edited while {self.name} runs: {'; '.join(changes)}. Restore it before the end.", flush=True)
+
+    @property
+    def stopping(self) -> bool:
+        """True as soon as a signal asked the stage to stop: save state, then call `check`."""
+        return self._signal is not None
+
+
+def run(function: Callable[..., None]) -> None:
+    """Run a stage's function as the command it is; a Refusal ends with its sentence and exit code 1."""
+    name = "@".join([function.__name__, *sys.argv[1:2]])
+    _die_with_parent()
+    try:
+        os.chdir(paths.root())
+        execute(function, name)
+    except (Refusal, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) and error.errno is not None:
+            raise
+        sys.exit(f"error: {name}: {error}")
+    except Stopped as stopped:
+        print(f"{name} stopped; `dvc repro {name}` goes on from here", flush=True)
+        sys.exit(128 + int(str(stopped)))
+
+
+def execute(function: Callable[..., None], name: str) -> None:
+    """The contract, around one call of `function`."""
+    params.check(params.read())
+    node = _node(name)
+    hardware = params.arguments(_hardware, {"hardware": params.read()["hardware"]}, "params.yaml")["hardware"]
+    set_threads(hardware)
+    inputs = [path for path in node.deps if path != "params.yaml"]
+    fingerprint = Fingerprint.take(list(node.params), inputs)
+    _require(inputs)
+    receipt = _receipt(node, hardware)
+    key = graph.key(name)
+    scratch = Scratch(name, {"key": key, "schema": CHECKPOINT_SCHEMA, **receipt})
+    if scratch.fresh_because:
+        print(f"starting afresh: since the unfinished run, these changed: {scratch.fresh_because}", flush=True)
+    study = params.read()["study"]
+    tracker = tracking.start(stage=name, key=key, study=study, params=node.params, tags={})
+    stage = Stage(node, hardware, study, scratch, tracker)
+    stage._fingerprint = fingerprint
+    status = "FAILED"
+    try:
+        _on_signal(stage)
+        if not scratch.finished:
+            _work(function, stage, node, receipt)
+            scratch.finish()
+        _hand_over(stage, scratch, node, fingerprint)
+        status = "FINISHED"
+    except Stopped:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status)
+
+
+def _work(function: Callable[..., None], stage: Stage, node: graph.Node, receipt: dict[str, Any]) -> None:
+    try:
+        function(stage, **own_arguments(function, node))
+        out = paths.receipt(node.name)
+        if str(out) in stage._outs:
+            stage.out(out).write_text(json.dumps({"stage": node.name, **receipt}, indent=1, sort_keys=True) + "\n")
+    except OSError as error:
+        raise Refusal(_not_written(error, node)) from error
+
+
+def _hand_over(stage: Stage, scratch: Scratch, node: graph.Node, fingerprint: Fingerprint) -> None:
+    if changes := fingerprint.changes():
+        raise InputsChanged(
+            f"inputs changed during the run: {'; '.join(changes)}. The finished outputs are kept: restore what changed "
+            f"and `dvc repro {node.name}` completes in seconds; or run it with the new inputs from the start"
+        )
+    try:
+        scratch.move_into_place([str(out) for out in node.outs])
+    except OSError as error:
+        raise Refusal(_not_written(error, node)) from error
+
+
+def own_arguments(function: Callable, node: graph.Node) -> dict[str, Any]:
+    """The keyword arguments of a stage's function: exactly the parameters that dvc.yaml declares for the stage.
+
+    `runs.simclr` gives its keys, any other entry (`hardware`, `evaluations.simclr.probes`) gives its last word.
+    """
+    values: dict[str, Any] = {}
+    for key, value in node.params.items():
+        steps = key.split(".")
+        if len(steps) == 2 and steps[0] in params.SECTIONS:
+            values |= value
+        else:
+            values[steps[-1]] = value
+    accepted = params.keywords(function)
+    values = {key: value for key, value in values.items() if key in accepted or key not in ("hardware", "study")}
+    return params.arguments(function, values, node.name)
+
+
+def device_name(hardware: Hardware) -> str:
+    """The torch device that `hardware.device` stands for on this machine."""
+    if hardware.device != "auto":
+        return hardware.device
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def set_threads(hardware: Hardware) -> None:
+    """Fix what the bits depend on: thread count and deterministic kernels."""
+    import threadpoolctl
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(hardware.threads)
+    threadpoolctl.threadpool_limits(hardware.threads)
+    # the debug mode sets what use_deterministic_algorithms sets, without loading the compiler (a second per stage)
+    torch.set_deterministic_debug_mode("error" if hardware.deterministic else "default")
+
+
+def _hardware(*, hardware: Hardware) -> None: ...
+
+
+def _node(name: str) -> graph.Node:
+    nodes = {node.name: node for node in graph.read(Path.cwd())}
+    if name not in nodes:
+        command = name.partition("@")[0]
+        known = ", ".join(n for n in nodes if n.startswith(command))
+        raise Refusal(f"params.yaml has no such item. The stages are {known}")
+    return nodes[name]
+
+
+def _require(inputs: list[str]) -> None:
+    for path in inputs:
+        if not Path(path).exists():
+            raise MissingInput(f"{path} is missing: run `{graph.producer(path)}` first")
+
+
+def _receipt(node: graph.Node, hardware: Hardware) -> dict[str, Any]:
+    """What made the outputs, without anything that changes from one run to the next."""
+    inputs = graph.hashes(node.name)
+    code = {path: md5 for path, md5 in inputs.items() if path.endswith(".py") or path.startswith("stages")}
+    return {
+        "params": node.params,
+        "code": code,
+        "data": {path: md5 for path, md5 in inputs.items() if path not in code},
+        "versions": {"python": platform.python_version()} | {package: metadata.version(package) for package in PACKAGES},
+        "hardware": hardware_class(hardware),
+    }
+
+
+def hardware_class(hardware: Hardware) -> dict[str, Any]:
+    """Machines of one hardware class give the same bits."""
+    import torch
+
+    name = device_name(hardware)
+    model = torch.cuda.get_device_name(name) if name.startswith("cuda") else _cpu_model()
+    return {
+        "device": model,
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "threads": hardware.threads,
+        "precision": hardware.precision,
+    }
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _not_written(error: OSError, node: graph.Node) -> str:
+    kept = [str(out) for out, in_git in node.outs.items() if not in_git]
+    in_git = [str(out) for out, in_git in node.outs.items() if in_git]
+    commands = [f"dvc checkout {shlex.join(kept)}"] if kept else []
+    commands += [f"git checkout -- {shlex.join(in_git)}"] if in_git else []
+    return (
+        f"could not write {error.filename or 'the outputs'}: {error.strerror or error}. What is finished is kept in "
+        f"{paths.SCRATCH / node.name}; `dvc repro {node.name}` goes on from there. The outputs of the last run come "
+        f"back with `git checkout -- dvc.lock && {' && '.join(commands)}`"
+    )
+
+
+def _on_signal(stage: Stage) -> None:
+    def note(number: int, frame: Any) -> None:
+        if stage._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice
+        stage._signal = number
+
+    signal.signal(signal.SIGTERM, note)
+    signal.signal(signal.SIGINT, note)
+
+
+def _die_with_parent() -> None:
+    """A stage whose dvc process is gone would hold the device for nobody (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

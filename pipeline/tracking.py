@@ -1,0 +1,275 @@
+"""What happened, for MLflow. A stage only writes it down; a courier, a process of its own, carries it to the store.
+
+    stage ── a JSON line each ──▶ .scratch/tracking/<stage>-<key>-<time>.jsonl ── courier, every 2 s ──▶ MLflow
+
+So a training neither waits for MLflow nor fails with it, and none of MLflow's imports, threads or locks enter the
+process whose bits count. A spool that could not be delivered waits for the next stage or for `contrail sync`. Its
+writer holds a lock on it, which the kernel drops with the writer: that is how a courier knows that a run was killed.
+"""
+
+import fcntl
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pipeline import paths
+from pipeline.errors import Refusal
+
+if TYPE_CHECKING:
+    from pipeline.graph import LockEntry
+
+SPOOLS = paths.SCRATCH / "tracking"
+PATIENCE = 15.0  # seconds that the end of a stage waits for its courier
+PATIENCE_IN_TROUBLE = 5.0  # the same, once the store has failed
+LONGEST_PROBLEM = 300  # characters
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class TrackingError(Refusal):
+    """The tracking store cannot be used."""
+
+
+class Run:
+    """One execution of a stage as the stage writes it down; nothing here fails because of MLflow or the disk."""
+
+    def __init__(self, stage: str, key: str | None) -> None:
+        self.spool = SPOOLS.absolute() / f"{stage}-{(key or 'none')[:12]}-{time.time_ns()}.jsonl"
+        self._courier: subprocess.Popen | None = None
+        self._torn = self._warned = False
+        with self._harmless():
+            SPOOLS.mkdir(parents=True, exist_ok=True)
+            new = self.spool.with_suffix(".new")
+            self._file = new.open("xb", buffering=0)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            new.rename(self.spool)  # visible only once it is locked
+
+    def log(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Metrics of one step."""
+        numbers = {legal(name): float(value) for name, value in metrics.items()}
+        self._write("metrics", metrics=numbers, step=step or 0)
+
+    def tag(self, tags: dict[str, Any]) -> None:
+        """Tags; a later value replaces an earlier one."""
+        self._write("tags", tags={legal(name): value for name, value in tags.items()})
+
+    def artifact(self, path: Path | str) -> None:
+        """A small file to look at (text, html, png); its content of this moment counts."""
+        with self._harmless():
+            kept = self.spool.with_suffix("")
+            kept.mkdir(exist_ok=True)
+            shutil.copyfile(path, kept / Path(path).name)
+            self._write("artifact", name=Path(path).name)
+
+    def end(self, status: str) -> None:
+        """FINISHED, FAILED or KILLED. Waits a bounded time for the courier and warns if the store failed it."""
+        self._write("end", status=status)
+        with self._harmless():
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._file.close()
+        if self._courier is None:
+            return
+        begin = time.monotonic()
+        while self._courier.poll() is None:
+            problem = self._problem()
+            if time.monotonic() - begin > (PATIENCE_IN_TROUBLE if problem else PATIENCE):
+                break  # a courier that is only late delivers after us
+            time.sleep(0.05)
+        if problem := self._problem():
+            self._courier.kill()
+            self._courier.wait()
+            self._warn(f"{store()} did not take everything ({problem})")
+
+    def send(self) -> None:
+        """Start the courier where MLflow is installed; a machine without it keeps the spool for one that has it."""
+        if importlib.util.find_spec("mlflow") is None or not self.spool.exists():
+            return
+        search = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))}
+        command = [sys.executable, "-m", "pipeline.courier", str(self.spool)]
+        nothing = subprocess.DEVNULL
+        with self._harmless():  # it stays in the stage's process group: who ends the stage for good ends both
+            self._courier = subprocess.Popen(command, env=env, stdin=nothing, stdout=nothing, stderr=nothing)
+
+    def _write(self, kind: str, **record: Any) -> None:
+        line = json.dumps({"kind": kind, "time": time.time_ns() // 1_000_000, **record}, default=str).encode() + b"\n"
+        with self._harmless():
+            line = b"\n" + line if self._torn else line
+            self._torn = True
+            self._torn = self._file.write(line) != len(line)
+
+    def _problem(self) -> str | None:
+        return read_state(self.spool).get("problem")
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, AttributeError) as error:  # a full disk; or no spool, because it could not be opened
+            self._warn(f"{self.spool} cannot be written ({error})")
+
+    def _warn(self, what: str) -> None:
+        if not self._warned:
+            self._warned = True
+            print(f"warning: tracking: {what}; what waits in {SPOOLS} is delivered by `contrail sync`", flush=True)
+
+
+def start(*, stage: str, key: str | None, study: str, params: dict[str, Any], tags: dict[str, Any]) -> Run:
+    """Open the run of a stage's execution; a run of the same key that did not finish is reopened.
+
+    stage: "pretrain@simclr"; the run is called "simclr". key: DVC's run-cache key, the identity of what is computed.
+    """
+    run = Run(stage, key)
+    identity = {"dvc.stage": stage, "dvc.key": key, "pipeline.id": os.environ.get("CONTRAIL_PIPELINE_ID")}
+    tags = {**identity, **git_tags(), "host": socket.gethostname(), "pid": os.getpid(), **tags}
+    own = {re.sub(rf"^[a-z]+\.{re.escape(item(stage))}(\.|$)", "", name): value for name, value in params.items()}
+    flat = {legal(name): str(value) for name, value in _leaves(own)}
+    known = {name: value for name, value in tags.items() if value is not None}
+    run._write("start", key=key, study=study, name=item(stage), params=flat, tags=known)
+    run.send()
+    return run
+
+
+def sync(root: Path, study: str, entries: "Iterable[LockEntry]") -> list[str]:
+    """Bring the store up to date; returns a phrase for each thing done, none if there was nothing to do.
+
+    Spools that waited are delivered; runs whose process is gone are closed; an entry of dvc.lock without a finished
+    run (its outputs came from the run-cache) gets one. TrackingError if the store cannot be used.
+    """
+    from pipeline import courier
+
+    with reach(root) as mlflow:
+        done = [f"{stage}: delivered" for stage in courier.deliver_waiting(mlflow, root / SPOOLS)]
+        done += [f"{stage}: closed, its process is gone" for stage in courier.reap(mlflow, study)]
+        return done + [f"{stage}: entered from the run-cache" for stage in courier.fill(mlflow, study, entries)]
+
+
+def reap(root: Path, study: str) -> list[str]:
+    """Close, as KILLED, the runs of this machine whose process is gone; returns their stages."""
+    from pipeline import courier
+
+    with reach(root) as mlflow:
+        return courier.reap(mlflow, study)
+
+
+@contextmanager
+def reach(root: Path) -> Iterator[Any]:
+    """The mlflow module, pointed at the store; where the store fails, a TrackingError says so in a sentence."""
+    try:
+        mlflow = connect(root)
+    except ImportError as error:
+        raise TrackingError(f"MLflow cannot be imported here ({error}): pip install mlflow") from error
+    except Exception as error:  # MLflow lets pass what its database and HTTP libraries raise
+        raise TrackingError(f"{store(root)} cannot be opened: {first_line(error)}") from error
+    try:
+        yield mlflow
+    except mlflow.exceptions.MlflowException as error:
+        raise TrackingError(f"{store(root)} failed: {first_line(error)}") from error
+
+
+def connect(root: Path) -> Any:
+    """The mlflow module, pointed at MLFLOW_TRACKING_URI or else at a database in `root`, made on first use."""
+    os.environ.update(QUIET)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    import mlflow
+
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+        return mlflow
+    database = root.absolute() / ".mlflow" / "mlflow.db"
+    _create(mlflow, database)
+    mlflow.set_tracking_uri(f"sqlite:///{database}")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # set by the line above; it would bind a call with another root
+    return mlflow
+
+
+def _create(mlflow: Any, database: Path) -> None:
+    """The empty database, whole or not at all: processes that start together would leave a broken one."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with (database.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not database.exists():
+            new = database.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            mlflow.MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments()
+            new.rename(database)
+
+
+def experiment(client: Any, study: str) -> str:
+    """The id of the study's experiment; a database on this machine keeps its artifacts beside it."""
+    if (found := client.get_experiment_by_name(study)) is None:
+        uri = urlsplit(client.tracking_uri)
+        place = Path(uri.path[1:]).with_name("artifacts").as_uri() if uri.scheme == "sqlite" else None
+        try:
+            return client.create_experiment(study, artifact_location=place)
+        except Exception:
+            if (found := client.get_experiment_by_name(study)) is None:
+                raise
+    return found.experiment_id  # made long ago, or by another process just now
+
+
+def store(root: Path | None = None) -> str:
+    """The store, for a person: without the password that a URI may hold."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root or Path.cwd()).absolute()}/.mlflow/mlflow.db"
+    return f"the tracking store {_discreet(uri)}"
+
+
+def read_state(spool: Path) -> dict[str, Any]:
+    """How far a spool was delivered: offset (bytes), run (its MLflow id), problem (of the last attempt)."""
+    state = spool.with_suffix(".state")
+    try:
+        return json.loads(state.read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def legal(name: str) -> str:
+    """A name that MLflow takes: letters, digits and _ - . : / or a space."""
+    return re.sub(r"[^\w./: -]", "_", name)
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        yield path, tree
+        return
+    for key, value in tree.items():
+        yield from _leaves(value, f"{path}.{key}".strip("."))
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, short and without passwords."""
+    line = _discreet(str(error)).partition("\n")[0] or type(error).__name__
+    return line if len(line) <= LONGEST_PROBLEM else f"{line[:LONGEST_PROBLEM]}…"
+
+
+def _discreet(text: str) -> str:
+    return re.sub(r"//[^/\s]*@", "//", text)
+
+
+def item(stage: str) -> str:
+    return stage.rpartition("@")[2]
+
+
+def git_tags() -> dict[str, str]:
+    """The commit, and whether anything but results differs from it; nothing outside a repository."""
+    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data"])
+    try:
+        commit, changes = (subprocess.run(c, capture_output=True, check=True, text=True).stdout for c in commands)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"git.commit": commit.strip(), "git.dirty": str(bool(changes)).lower()}

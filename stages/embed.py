@@ -1,0 +1,94 @@
+"""Stage `embed`: the features of every image, once, and the encoder as a folder that anybody can use.
+
+    data/encoders/<run>, data/datasets/<dataset>/{images, splits.parquet} → data/features/<evaluation>/
+        seed-<k>.npy   float32 (n, d), row-aligned with the pixels
+        pairs-<k>.npy  float32 (2, m, d), two views of the same images; pairs.npy int64 (m,) which rows they are
+    → data/exports/<evaluation>/
+        model.py encoder.py config.json encoder.safetensors golden.safetensors   the first seed, self-contained
+
+    python -m stages.embed simclr
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline import paths
+from pipeline.params import Hardware, Name
+from pipeline.plugins import Spec, plugin
+from pipeline.stage import Stage, device_name
+from pipeline.stage import run as run_stage
+from stages.datasets._prepared import Prepared
+from stages.encoders import _model
+from stages.encoders._export import save_weights
+from stages.training.loop import viewer
+from stages.views._draws import Source
+
+GOLDEN = 8  # images in an export's self-test
+PAIRS_SEED = 0  # the pairs are drawn once, the same for every encoder
+
+
+def embed(
+    stage: Stage,
+    *,
+    hardware: Hardware,
+    run: Name,
+    dataset: Name,
+    pairs: plugin("views"),  # type: ignore[valid-type]  # the annotation is made from the folder
+) -> None:
+    """Features of all images and of paired views, for every seed of the run."""
+    device = torch.device(device_name(hardware))
+    prepared = Prepared(paths.dataset(dataset))
+    folder, out = paths.encoder(run), stage.out(paths.features(stage.item))
+    out.mkdir()
+    rows = np.sort(np.concatenate([prepared.rows("validation"), prepared.rows("test")]))
+    np.save(out / "pairs.npy", rows)
+    for seed in seeds(folder):
+        model = _model.load(folder, f"seed-{seed}/encoder.safetensors").to(device)
+        np.save(out / f"seed-{seed}.npy", features(model, prepared.pixels))
+        np.save(out / f"pairs-{seed}.npy", paired(model, prepared.pixels, rows, pairs))
+        stage.check()
+    export(folder, seeds(folder)[0], prepared.pixels[:GOLDEN], stage.out(paths.export(stage.item)))
+
+
+def seeds(folder: Path) -> list[int]:
+    """The seeds that a run has trained, in order."""
+    return sorted(int(path.name.removeprefix("seed-")) for path in folder.glob("seed-*"))
+
+
+def features(model: _model.Model, pixels: np.ndarray) -> np.ndarray:
+    """float32 (n, d) of uint8 (n, h, w, 3), a chunk at a time."""
+    chunks = range(0, len(pixels), _model.CHUNK)
+    return np.concatenate([model(np.array(pixels[k : k + _model.CHUNK])).cpu().numpy() for k in chunks])
+
+
+def paired(model: _model.Model, pixels: np.ndarray, rows: np.ndarray, pairs: Spec) -> np.ndarray:
+    """float32 (2, m, d): features of two views of every row's image."""
+    make_views = viewer(pairs, model)
+    device = model.mean.device
+    parts: list[Tensor] = []
+    for index in torch.from_numpy(rows).split(_model.CHUNK):
+        chosen = torch.from_numpy(pixels[index.numpy()]).to(device)
+        with torch.inference_mode():
+            views = make_views(chosen, Source(seed=PAIRS_SEED, epoch=0, index=index.to(device)))
+            parts.append(torch.stack([model.encoder(view).float() for view in views[:2]]).cpu())
+    return torch.cat(parts, dim=1).numpy()
+
+
+def export(folder: Path, seed: int, images: np.ndarray, out: Path) -> None:
+    """The encoder of one seed with inputs and outputs to test itself against."""
+    out.mkdir()
+    for name in ("model.py", "encoder.py", "config.json"):
+        shutil.copyfile(folder / name, out / name)
+    model = _model.load(folder, f"seed-{seed}/encoder.safetensors")
+    save_weights(model.encoder, out / "encoder.safetensors")
+    inputs = torch.from_numpy(np.array(images))
+    save_file({"inputs": inputs, "outputs": model(inputs).contiguous()}, out / "golden.safetensors")
+
+
+if __name__ == "__main__":
+    run_stage(embed)

@@ -1,0 +1,65 @@
+"""What a figure knows of a row of the results table, and how the row looks in every figure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HUES = 8  # colors of the style sheet for trained rows
+GRAYS = 3  # and for untrained ones
+SHAPES = ("circle", "square", "triangle", "diamond", "down")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a run judged on a data set.
+
+    `style` is the CSS class that sets its color, `shape` its mark, `trained` is false for floors such as random
+    weights, `sees` is "images" or "labels", `scores` is {score name: {"test", "val", "protocol", "labels_used"}}.
+    """
+
+    name: str
+    run: str
+    dataset: str
+    sees: str
+    trained: bool
+    style: str
+    shape: str
+    scores: Mapping[str, Any]
+
+    def value(self, score: str, split: str) -> float | None:
+        """Mean of a score, None where the row has no such score."""
+        return self.scores[score][split]["mean"] if score in self.scores else None
+
+
+def make(
+    results: Mapping[str, Any], uses: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Any], trained: set[str]
+) -> list[Row]:
+    """Rows in the order of `results`; `uses` says the run and data set of a row, `trained` names runs with a curve."""
+    rows: list[Row] = []
+    for place, (name, scores) in enumerate(results.items()):
+        run = uses[name]["run"]
+        kind = run in trained
+        rank = sum(row.trained == kind for row in rows)
+        style = f"hue-{rank % HUES}" if kind else f"gray-{rank % GRAYS}"
+        shape = SHAPES[place % len(SHAPES)]
+        rows.append(Row(name, run, uses[name]["dataset"], runs[run]["sees"], kind, style, shape, scores))
+    return rows
+
+
+def best(rows: list[Row], score: str) -> Row | None:
+    """The row with the highest validation mean of `score`; the first of equals; None where no row has the score."""
+    able = [row for row in rows if score in row.scores]
+    return max(able, key=lambda row: row.scores[score]["val"]["mean"], default=None)
+
+
+def main(rows: list[Row]) -> Row | None:
+    """The row whose features the figures show: highest validation kNN of those that learned without labels,
+
+    among all rows where none did.
+    """
+    return best([row for row in rows if row.trained and row.sees == "images"], "knn.top1") or best(rows, "knn.top1")
+
+
+def floor(rows: list[Row]) -> Row | None:
+    """The strongest untrained row, which the main row is compared with."""
+    return best([row for row in rows if not row.trained], "knn.top1")

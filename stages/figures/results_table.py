@@ -1,0 +1,168 @@
+"""The results: one line per row, test numbers, best in bold by validation, and the validation twin on demand."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from stages.figures import _numbers as n
+from stages.figures._page import Section
+from stages.figures._rows import Row, best
+from stages.figures._study import Study
+
+HEADLINE = ("knn.top1", "linear.top1")
+GEOMETRY = ("geometry.alignment", "geometry.uniformity", "geometry.rankme")
+TITLES = {
+    "knn": "kNN",
+    "linear": "linear",
+    "geometry": "geometry",
+    "top1": "top-1",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "rankme": "RankMe",
+    "feature_std": "feature std",
+    "finetune": "fine-tuned",
+}
+
+
+def section(study: Study) -> Section:
+    images = {
+        dataset: len(study.prepared(dataset).labelled("test"))
+        for dataset in dict.fromkeys(r.dataset for r in study.rows)
+    }
+    tested = " and ".join(
+        n.count(value) + (f" ({escape(name)})" if len(images) > 1 else "") for name, value in images.items()
+    )
+    caption = (
+        f"Mean ± standard deviation on {tested} test images, over {_repeats(study.rows)}; below it the 95 % interval. "
+        "Bold is the best of a column by validation mean: choices were made there, the test images were read once. "
+        "Geometry describes features and ranks nothing."
+    )
+    return Section("results", "Results", caption, draw(study.rows, study.budgets))
+
+
+def draw(rows: Sequence[Row], budgets: Sequence[str]) -> str:
+    """The table of test numbers, then two folded ones: its validation twin, and every score with its protocol.
+
+    `budgets` are the label budgets in the order of params.yaml; columns that no row has are left out.
+    """
+    scores = [*HEADLINE, *(f"finetune.{budget}.top1" for budget in budgets), *GEOMETRY]
+    scores = [score for score in scores if any(score in row.scores for row in rows)]
+    twin = "<p class='note'>The same columns on validation images: what was chosen was chosen by these.</p>"
+    return (
+        _table(rows, scores, "test")
+        + _fold("Validation twin", twin + _table(rows, scores, "val"))
+        + _fold("Every score and its protocol", _all_scores(rows))
+    )
+
+
+def _repeats(rows: Sequence[Row]) -> str:
+    """How many values stand behind a mean: "1 to 3 seeds (fine-tuning: 9 label draws × seeds)"."""
+
+    def span(tuned: bool) -> str:
+        found = {
+            e["test"]["n"] for r in rows for score, e in r.scores.items() if score.startswith("finetune.") == tuned
+        }
+        return " to ".join(map(str, sorted({min(found), max(found)}))) if found else ""
+
+    seeds, draws = span(False), span(True)
+    tuning = f" (fine-tuning: {draws} label draws × seeds)" if draws else ""
+    return f"{seeds} seed{'' if seeds == '1' else 's'}{tuning}" if seeds else f"{draws} label draws × seeds"
+
+
+def title(score: str) -> str:
+    """finetune.1pct.macro_f1 -> fine-tuned 1 % macro F1."""
+    return " ".join(TITLES.get(word, n.budget(word)) for word in score.split("."))
+
+
+def _table(rows: Sequence[Row], scores: Sequence[str], split: str) -> str:
+    accuracies = [score for score in scores if score not in GEOMETRY]
+    head = "".join(_heading(score, rows) for score in scores)
+    groups = _group("top-1 accuracy, %", len(accuracies)) + _group("geometry", len(scores) - len(accuracies))
+    body = ""
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    for dataset in datasets:
+        inside = [row for row in rows if row.dataset == dataset]
+        if len(datasets) > 1:
+            body += f'<tr class="part"><th colspan="{len(scores) + 1}" scope="rowgroup">{escape(dataset)}</th></tr>'
+        winners = {score: best(inside, score) for score in accuracies}
+        for row in inside:
+            cells = "".join(_cell(row, score, split, winners.get(score) is row) for score in scores)
+            body += f'<tr class="{row.style}"><th scope="row">{_name(row)}</th>{cells}</tr>'
+    return (
+        f'<div class="scroll"><table class="results"><thead><tr><td></td>{groups}</tr>'
+        f"<tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _group(words: str, columns: int) -> str:
+    return f'<th colspan="{columns}" class="group" scope="colgroup"><span>{words}</span></th>' if columns else ""
+
+
+def _heading(score: str, rows: Sequence[Row]) -> str:
+    """The column's name and, below it, the labels it used where all rows agree."""
+    name = title(score.removesuffix(".top1")).removeprefix("geometry ").removeprefix("fine-tuned ")
+    used = {row.scores[score]["labels_used"] for row in rows if score in row.scores}
+    labels = "labels vary" if len(used) > 1 else n.many(used.pop(), "label") if any(used) else "no labels"
+    protocol = next(row.scores[score]["protocol"] for row in rows if score in row.scores)
+    return f'<th scope="col" title="{escape(protocol)}">{escape(name)}<small>{labels}</small></th>'
+
+
+def _name(row: Row) -> str:
+    kind = "untrained" if not row.trained else "with labels" if row.sees == "labels" else "without labels"
+    return f'<i class="swatch"></i>{escape(row.name)}<small>{kind}</small>'
+
+
+def _cell(row: Row, score: str, split: str, wins: bool) -> str:
+    if score not in row.scores:
+        return '<td class="none">–<span class="pm"></span></td>'
+    entry = row.scores[score]
+    return f"<td{' class=best' if wins else ''}>{_spread(entry[split], score)}</td>"
+
+
+def _spread(values: Mapping[str, Any], score: str) -> str:
+    """Mean ± std, and the 95 % interval in small print below."""
+    show = n.plain if score.startswith("geometry.") else n.percent
+    deviation = f"±{n.THIN}{show(values['std'])}" if values["n"] > 1 else ""
+    low, high = values.get("interval", (None, None))
+    interval = "" if low is None else f'<small title="95 % interval">{show(low)}–{show(high)}</small>'
+    each = "per seed: " + ", ".join(show(value) for value in values["values"])
+    return f'<span title="{each}"><b>{show(values["mean"])}</b><span class="pm">{deviation}</span></span>{interval}'
+
+
+def _all_scores(rows: Sequence[Row]) -> str:
+    """Every score of every row, by score; a protocol is printed once per group of rows that share it."""
+    parts = ""
+    for score in sorted({score for row in rows for score in row.scores}, key=_order):
+        able = [row for row in rows if score in row.scores]
+        protocols = list(dict.fromkeys(row.scores[score]["protocol"] for row in able))
+        notes = ""
+        for place, protocol in enumerate(protocols, 1):
+            which = f"<sup>{place}</sup> " if len(protocols) > 1 else ""
+            notes += f"<p class='note'>{which}{escape(protocol)}</p>"
+        name = f"{escape(title(score))} <code>{escape(score)}</code>"
+        lines = "".join(_line(row, score, protocols) for row in able)
+        parts += f'<tbody><tr class="part"><th colspan="5">{name}{notes}</th></tr>{lines}</tbody>'
+    head = "".join(f'<th scope="col">{word}</th>' for word in ("test", "validation", "values", "labels"))
+    return f'<div class="scroll"><table class="all"><thead><tr><td></td>{head}</tr></thead>{parts}</table></div>'
+
+
+def _line(row: Row, score: str, protocols: list[str]) -> str:
+    entry = row.scores[score]
+    which = f"<sup>{protocols.index(entry['protocol']) + 1}</sup>" if len(protocols) > 1 else ""
+    return (
+        f'<tr class="{row.style}"><th scope="row"><i class="swatch"></i>{escape(row.name)}{which}</th>'
+        f"<td>{_spread(entry['test'], score)}</td><td>{_spread(entry['val'], score)}</td>"
+        f"<td>{entry['test']['n']}</td><td>{n.count(entry['labels_used'])}</td></tr>"
+    )
+
+
+def _order(score: str) -> tuple[int, str, bool, str]:
+    """Probes first, then fine-tuning, then geometry; the headline score of a family first."""
+    family, *rest = score.split(".")
+    families = ("knn", "linear", "finetune", "geometry")
+    place = families.index(family) if family in families else len(families)
+    return place, ".".join(rest[:-1]).rjust(20), rest[-1] != "top1", rest[-1]
+
+
+def _fold(summary: str, body: str) -> str:
+    return f"<details><summary>{summary}</summary>{body}</details>"

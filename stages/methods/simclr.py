@@ -1,0 +1,53 @@
+"""SimCLR (Chen et al. 2020, arXiv:2002.05709): two views of an image attract, the views of all others repel.
+
+    image ┬ view a ─ encoder ─ h ─ projector ─ z ┐
+          └ view b ─ encoder ─ h ─ projector ─ z ┴─ NT-Xent over the 2n views of the batch
+
+Both views receive gradient; downstream tasks use h, never z.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.params import Positive
+from stages.methods._method import Batch, Method, Setting
+from stages.networks.heads import Projection, Projector
+
+
+def nt_xent(a: Tensor, b: Tensor, temperature: float, reduction: Literal["paper", "official"]) -> Tensor:
+    """Equation 1: mean over the 2n anchors of −log exp(z_i·z_j/τ) / Σ_{k≠i} exp(z_i·z_k/τ), for a, b (n, d).
+
+    The official code adds the means of both views, twice the paper's value: `reduction: official`.
+    """
+    z = F.normalize(torch.cat([a, b]).float() if a.dtype != torch.float64 else torch.cat([a, b]), dim=1)
+    n = len(a)
+    logits = z @ z.T / temperature
+    logits = logits.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=z.device), float("-inf"))
+    positives = torch.arange(2 * n, device=z.device).roll(n)
+    loss = F.cross_entropy(logits, positives)
+    return 2 * loss if reduction == "official" else loss
+
+
+class SimCLR(Method):
+    """The encoder, and a projector that is saved beside it."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        setting: Setting,
+        *,
+        temperature: Positive,
+        reduction: Literal["paper", "official"],
+        projector: Projection,
+    ) -> None:
+        super().__init__(encoder, setting)
+        self.projector = Projector(setting.features, projector)
+        self.temperature = temperature
+        self.reduction = reduction
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        a, b = self.projector(self.encoder(torch.cat(batch.views))).chunk(2)
+        return {"loss": nt_xent(a, b, self.temperature, self.reduction)}

@@ -1,0 +1,26 @@
+"""Supervised training with every label: the ceiling of every table, on the same network.
+
+    image ─ view ─ encoder ─ h ─ linear ─ cross-entropy with the label
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.methods._method import Batch, Method, Setting
+from stages.networks.heads import classifier
+
+
+class Supervised(Method):
+    """The encoder under a linear classifier that is thrown away."""
+
+    needs_labels = True
+    views = 1
+
+    def __init__(self, encoder: nn.Module, setting: Setting) -> None:
+        super().__init__(encoder, setting)
+        self.classifier = classifier(setting.features, setting.classes)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.classifier(self.encoder(batch.views[0]))
+        accuracy = (logits.argmax(1) == batch.labels).float().mean()
+        return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": accuracy.detach()}

@@ -1,0 +1,73 @@
+"""Weighted k nearest neighbors on the cosine (Wu et al. 2018, Unsupervised Feature Learning via Non-Parametric
+Instance Discrimination, arXiv:1805.01978, §3.4): nothing is trained.
+
+    q, x on the unit sphere       s_j = q·x_j        N = the k training images with the largest s_j
+    votes_c = Σ_{j ∈ N, y_j = c} exp(s_j / T)        predicted = argmax_c votes_c
+
+Exact, in float32, a block of queries at a time. Ties are settled by position: the earlier training image is the nearer
+neighbor, the lower class wins a drawn vote.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pipeline.params import Count, Positive
+from stages.probes._table import JUDGED, Table, Verdict
+
+CELLS = 2**24  # similarities held at a time
+
+
+def score(table: Table, *, k: Count, temperature: Positive) -> Verdict:
+    """Classes of the validation and test images, voted by the labelled training images."""
+    table.require_labels()
+    gallery, labels = table.examples("train")
+    predictions = {
+        split: predict(
+            table.examples(split)[0], gallery, labels, classes=len(table.classes), k=k, temperature=temperature
+        )
+        for split in JUDGED
+    }
+    neighbors = min(k, len(gallery))
+    protocol = f"weighted {neighbors}-NN, cosine, T {temperature:g}, {len(gallery)} labelled training images"
+    return Verdict(protocol=protocol, labels_used=len(gallery), predictions=predictions)
+
+
+def predict(queries: Tensor, gallery: Tensor, labels: Tensor, *, classes: int, k: int, temperature: float) -> Tensor:
+    """The classes int64 (q,) of queries (q, d), by gallery (n, d) with labels (n,)."""
+    queries, gallery = normalize(queries), normalize(gallery)
+    blocks = []
+    for block in queries.split(max(1, CELLS // len(gallery))):
+        similarity, rows = nearest(block @ gallery.T, k)
+        blocks.append(votes(similarity, labels[rows], classes, temperature).argmax(1))
+    return torch.cat(blocks)
+
+
+def nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The min(k, n) largest of each row of similarity (q, n), in the order of the columns: values and columns.
+
+    Of equal values the first come in, which `torch.topk` leaves open.
+    """
+    k = min(k, similarity.shape[1])
+    values, columns = similarity.topk(min(k + 1, similarity.shape[1]))
+    columns = columns[:, :k]
+    drawn = (values[:, k - 1 : k] == values[:, k:]).any(1)  # the next one is as near as the last
+    columns[drawn] = _first(similarity[drawn], values[drawn, k - 1 : k], k)
+    columns = columns.sort(1).values
+    return similarity.gather(1, columns), columns
+
+
+def _first(similarity: Tensor, least: Tensor, k: int) -> Tensor:
+    """Columns (q, k) of the values above `least` (q, 1) and of the first of those equal to it."""
+    above, level = similarity > least, similarity == least
+    room = k - above.sum(1, keepdim=True)
+    return (above | (level & (level.cumsum(1) <= room))).nonzero()[:, 1].view(-1, k)
+
+
+def votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Similarity (q, k) and labels (q, k) of the neighbors → votes (q, classes), up to one factor per query.
+
+    The factor exp(-max s / T) keeps small temperatures inside float32.
+    """
+    weight = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()
+    return weight.new_zeros(len(weight), classes).scatter_add_(1, labels, weight)

@@ -1,0 +1,258 @@
+"""Claims about training.
+
+- LARS is the paper's update; biases and normalization get neither decay nor a trust ratio, under SGD as well
+- the learning rate warms up linearly and falls as a half cosine
+- a training interrupted anywhere ends in the bits of the uninterrupted one, monitor or not
+- a damaged checkpoint is passed over, a loss that is not finite is replayed once, then named
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import Stopped, TrainingError
+from pipeline.params import ParamsError, arguments
+from stages.methods._method import Batch
+from stages.training import guards, monitor
+from stages.training.checkpoints import Checkpoints
+from stages.training.loop import Images, Plan, Trainer, Training
+from stages.training.optimizers import LARS, Lars, Optimizer, Sgd, make_optimizer
+from stages.training.randomness import seeded, shuffled
+from stages.training.schedules import warmup_cosine
+
+SGD = Sgd(name="sgd", learning_rate=0.1, momentum=0.9, nesterov=False, weight_decay=0.01)
+
+
+class Host:
+    """Stands in for the stage: asks the training to stop after each of the given numbers of checks."""
+
+    def __init__(self, *stops: int) -> None:
+        self.stops, self.checks, self.logged = set(stops), 0, []
+
+    @property
+    def stopping(self) -> bool:
+        return self.checks + 1 in self.stops
+
+    def check(self) -> None:
+        self.checks += 1
+        if self.checks in self.stops:
+            raise Stopped(15)
+
+    def log(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.logged.append((step, metrics))
+
+
+class Noisy(nn.Module):
+    """Learns the mean of its images under batch normalization and dropout: weights, buffers and random draws matter."""
+
+    def __init__(self, bad_at: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.bad_at, self.calls = list(bad_at), 0
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        self.calls += 1
+        loss = (self.net(batch.views[0]) - batch.views[0].mean((1, 2, 3))[:, None]).square().mean()
+        if self.calls in self.bad_at:
+            loss = loss * float("nan")
+        return {"loss": loss, "calls": torch.tensor(1.0)}
+
+    def after_step(self, progress: float) -> None:
+        self.progress = progress
+
+
+def make_views(pixels: Tensor, source) -> list[Tensor]:
+    return [pixels.permute(0, 3, 1, 2).float() / 255 + source.view(0).uniform(0, 0.1)[:, None, None, None]]
+
+
+def trainer(folder: Path, host: Host, *, images: int = 40, batch: int = 8, epochs: int = 6, look=None, bad=(), optimizer=SGD):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        method = Noisy(bad)
+    pixels = torch.randint(0, 256, (images, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    settings = Training(batch_size=batch, optimizer=optimizer, warmup_epochs=1)
+    plan = Plan("seed-0", 0, epochs, settings, make_views, "fp32", look)
+    data = Images(pixels, torch.full((images,), -1), torch.arange(images))
+    return Trainer(method, data, plan, Checkpoints(folder), host)
+
+
+def trained(folder: Path, *stops: int, **options) -> tuple[dict[str, Tensor], list]:
+    """The final weights and curves of a training stopped and resumed at the given checks of each attempt."""
+    for stop in stops:
+        with seeded(0), pytest.raises(Stopped):
+            trainer(folder, Host(stop), **options).run()
+    with seeded(0):
+        run = trainer(folder, Host(), **options)
+        curves = run.run()
+    return run.method.state_dict(), curves
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_lars_is_the_published_update() -> None:
+    """The check of the paper's rule: w = (3, 4), g = (.6, .8), wd .01, eta .001, lr 1 gives w = (2.997, 3.996)."""
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0]], dtype=torch.float64))
+    weight.grad = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    LARS([{"params": [weight], "weight_decay": 0.01}], momentum=0.9, trust=0.001, lr=1.0).step()
+    assert torch.allclose(weight, torch.tensor([[2.997, 3.996]], dtype=torch.float64), atol=1e-12)
+
+
+def test_lars_momentum_holds_the_scaled_step() -> None:
+    """The second step adds 0.9 of the first: v <- m v + lr r g'."""
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0]], dtype=torch.float64))
+    optimizer = LARS([{"params": [weight], "weight_decay": 0.0}], momentum=0.9, trust=0.001, lr=1.0)
+    weight.grad = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    optimizer.step()
+    first = torch.tensor([[3.0, 4.0]], dtype=torch.float64) - weight.detach()
+    ratio = 0.001 * float(weight.detach().norm()) / 1.0
+    before = weight.detach().clone()
+    optimizer.step()
+    expected = before - (0.9 * first + ratio * torch.tensor([[0.6, 0.8]], dtype=torch.float64))
+    assert torch.allclose(weight, expected, atol=1e-12)
+
+
+def test_lars_takes_ratio_one_where_a_norm_is_zero() -> None:
+    """Zero weights move by lr * g, and zero gradients leave the weight alone but for decay."""
+    weight = nn.Parameter(torch.zeros(1, 2))
+    weight.grad = torch.ones(1, 2)
+    LARS([{"params": [weight], "weight_decay": 0.0}], momentum=0.9, trust=0.001, lr=0.5).step()
+    assert torch.equal(weight.detach(), torch.full((1, 2), -0.5))
+
+
+@pytest.mark.parametrize(
+    "settings", [SGD, Lars(name="lars", learning_rate=1.0, momentum=0.9, weight_decay=0.01, trust=0.001)]
+)
+def test_one_dimensional_parameters_are_excluded(settings) -> None:
+    """Biases and normalization get no weight decay, and under LARS no trust ratio: they move by lr * g."""
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    optimizer = make_optimizer(module, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for p in module.parameters():
+        p.grad = torch.full_like(p, 0.5)
+    optimizer.step()
+    for name, p in module.named_parameters():
+        moved_plainly = torch.allclose(before[name] - p.detach(), torch.full_like(p, 0.05))
+        assert moved_plainly == (p.ndim == 1), name
+
+
+def test_an_unknown_optimizer_names_the_known_ones() -> None:
+    """`optimizer: {name: adam}` says which optimizers there are."""
+
+    def settings(*, optimizer: Optimizer) -> None: ...
+
+    with pytest.raises(ParamsError, match=r"optimizer.*sgd.*lars"):
+        arguments(settings, {"optimizer": {"name": "adam", "learning_rate": 1.0}}, "runs.simclr")
+
+
+def test_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
+    """Linear from 1/warmup to 1, half of the peak half-way down, near zero at the end."""
+    factors = [warmup_cosine(step, steps=110, warmup=10) for step in range(110)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1.0
+    assert factors[60] == pytest.approx(0.5)
+    assert 0 < factors[-1] < 0.001
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_every_epoch_has_its_own_order_of_the_same_rows() -> None:
+    """An epoch visits each row once, in an order that depends on seed and epoch only."""
+    rows = torch.arange(100, 200)
+    orders = {(seed, epoch): shuffled(rows, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)}
+    assert all(torch.equal(order.sort().values, rows) for order in orders.values())
+    assert len({tuple(order.tolist()) for order in orders.values()}) == 4
+    assert torch.equal(shuffled(rows, seed=1, epoch=1), orders[1, 1])
+
+
+@pytest.mark.parametrize("stops", [(1,), (7,), (5,), (3, 4, 9), (29,)])
+def test_interrupted_training_ends_in_the_same_bits(tmp_path, stops) -> None:
+    """Stopped in mid-epoch, at an epoch's end, several times: weights and curves equal the uninterrupted ones."""
+    weights, curves = trained(tmp_path / "whole")
+    again, resumed = trained(tmp_path / "parts", *stops)
+    assert same(weights, again)
+    assert curves == resumed
+    assert len(curves) == 6
+    assert curves[-1]["loss"] < curves[0]["loss"]
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch) -> None:
+    """Without a chance to save (kill -9), the state is an older checkpoint, and the end is the same."""
+    weights, curves = trained(tmp_path / "whole")
+    monkeypatch.setattr(Host, "stopping", False)
+    monkeypatch.setattr(Checkpoints, "due", property(lambda self: True))
+    with seeded(0), pytest.raises(Stopped):
+        trainer(tmp_path / "killed", Host(11)).run()
+    newest = max((tmp_path / "killed").glob("*.pt"))
+    newest.unlink()
+    again, resumed = trained(tmp_path / "killed")
+    assert same(weights, again)
+    assert curves == resumed
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys) -> None:
+    """A truncated newest checkpoint is named, and the one before it gives the same end."""
+    weights, _ = trained(tmp_path / "whole")
+    with seeded(0), pytest.raises(Stopped):
+        trainer(tmp_path / "damaged", Host(11)).run()
+    newest = max((tmp_path / "damaged").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-7])
+    again, _ = trained(tmp_path / "damaged")
+    assert same(weights, again)
+    assert newest.name in capsys.readouterr().out
+
+
+def test_the_monitor_changes_no_bit(tmp_path) -> None:
+    """With a look after every epoch or none the weights are the same, and the looks are logged."""
+    weights, _ = trained(tmp_path / "without")
+    watched, _ = trained(tmp_path / "with", look=lambda epoch: {"monitor.knn": 0.5})
+    assert same(weights, watched)
+
+
+def test_a_look_leaves_the_encoder_as_it_was() -> None:
+    """Looking runs in eval mode: running statistics, weights and the training flag stay."""
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.BatchNorm1d(6))
+    encoder.train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    images = torch.rand(30, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(30) % 3
+    seen = monitor.look(encoder, monitor.Look(images, labels, images, labels))
+    assert same(before, encoder.state_dict())
+    assert encoder.training
+    assert seen["monitor.knn"] > 0.5
+    assert 1 <= seen["monitor.rank"] <= 6
+
+
+def test_a_passing_fault_is_replayed(tmp_path, capsys) -> None:
+    """A loss that is not finite once (a hardware fault) is noted and leaves no trace in the result."""
+    weights, curves = trained(tmp_path / "whole")
+    with seeded(0):
+        run = trainer(tmp_path / "fault", Host(), bad=(13,))
+        assert run.run() == curves
+    assert same(weights, run.method.state_dict())
+    assert "not finite at step" in capsys.readouterr().out
+
+
+def test_a_lasting_fault_names_step_and_images(tmp_path) -> None:
+    """A loss that is not finite again stops the training with the step, the images and what to try."""
+    with seeded(0), pytest.raises(TrainingError, match=r"step 13, twice.*rows\).*learning rate"):
+        trainer(tmp_path, Host(), bad=(13, 28)).run()
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path) -> None:
+    """The error gives the number of images and what would be right."""
+    with pytest.raises(TrainingError, match="batch_size 64 is larger than the 40 images it may see; make it 40 or less"):
+        trainer(tmp_path, Host(), batch=64)
+
+
+def test_collapse_is_said_aloud() -> None:
+    """Features in one point trigger the warning, isotropic ones do not."""
+    isotropic = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
+    assert guards.spread(isotropic) == pytest.approx(1, abs=0.05)
+    assert guards.collapse_warning("seed-0", guards.spread(isotropic)) is None
+    collapsed = torch.ones(500, 16) + 0.01 * isotropic
+    assert "collapsed" in (guards.collapse_warning("seed-0", guards.spread(collapsed)) or "")
