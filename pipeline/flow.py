@@ -9,12 +9,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from pipeline import graph, params, paths
+from pipeline import graph, params, paths, repro
 from pipeline.graph import Node
-from pipeline.repro import Outcome, Result, Runner, environment
+from pipeline.repro import Outcome, Result, Runner
 
 SETTINGS = {  # read when prefect is imported
     "PREFECT_HOME": str(paths.root() / ".prefect"),
@@ -31,9 +30,6 @@ from prefect.artifacts import create_markdown_artifact  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.futures import PrefectFuture, as_completed  # noqa: E402
 from prefect.states import Cancelled, Completed, Failed, State  # noqa: E402
-from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
-
-STATES = {Outcome.FAILED: Failed, Outcome.SKIPPED: Cancelled, Outcome.STOPPED: Cancelled}  # any other: Completed
 
 
 def run(targets: list[str], *, force: bool) -> int:
@@ -57,7 +53,7 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-@flow(name="contrail", persist_result=False, task_runner=ThreadPoolTaskRunner())
+@flow(name="contrail", persist_result=False)
 def contrail(targets: list[str], force: bool) -> State[Any]:
     """Bring the named stages and all that they depend on up to date; every stage, if none is named.
 
@@ -66,63 +62,44 @@ def contrail(targets: list[str], force: bool) -> State[Any]:
     root = paths.root()
     nodes = graph.select(graph.read(root), targets)
     forced = graph.named(nodes, targets) if force else []
-    runner = Runner(root, environment(CONTRAIL_PIPELINE_ID=str(runtime.flow_run.id)))
+    runner = Runner(root, repro.environment(CONTRAIL_PIPELINE_ID=str(runtime.flow_run.id)))
+    futures: dict[str, PrefectFuture[Any]] = {}
+
+    def start(node: Node, cause: str | None) -> PrefectFuture[Any]:
+        stage = bring.with_options(retries=node.meta.get("retries", 0))
+        futures[node.name] = stage.submit(
+            node.name,
+            node.name in forced,
+            cause,
+            runner,
+            wait_for=[] if cause else [futures[name] for name in node.upstream],
+            return_state=False,
+        )
+        return futures[node.name]
+
     try:
-        results = _schedule(nodes, forced, runner, workers(root))
+        threads = params.read(root / "params.yaml")["hardware"]["threads"]
+        results = repro.schedule(nodes, repro.places(threads), start, _first_done)
     except BaseException:  # Ctrl-C, or the worker cancels
         runner.stop()
         raise
-    _summarize(results, {entry.stage: entry.key for entry in graph.lock_entries(root)})
-    bad = [result for result in results if result.outcome in STATES]
-    message = f"{len(results) - len(bad)} of {len(results)} stages are up to date"
-    return Failed(message=message) if bad else Completed(message=message)
-
-
-def workers(root: Path) -> int:
-    """How many stages may run side by side: more threads than cores would make every one of them slower."""
-    threads = params.read(root / "params.yaml")["hardware"]["threads"]
-    return max(1, len(os.sched_getaffinity(0)) // threads)
-
-
-def _schedule(nodes: list[Node], forced: list[str], runner: Runner, workers: int) -> list[Result]:
-    """Start each stage as soon as everything upstream is done and a place is free; results in running order."""
-    results: dict[str, Result] = {}
-    causes: dict[str, str] = {}  # stage → the failed stage that keeps its dependents from running
-    futures: dict[str, PrefectFuture[Any]] = {}
-    running: dict[PrefectFuture[Any], str] = {}
-    waiting = list(nodes)
-    while waiting or running:
-        ready = [node for node in waiting if all(name in results for name in node.upstream)]
-        for node in ready[: workers - len(running)]:
-            waiting.remove(node)
-            cause = next((causes[name] for name in node.upstream if name in causes), None)
-            if cause:
-                causes[node.name] = cause
-            upstream = None if cause else [futures[name] for name in node.upstream]
-            stage = bring.with_options(retries=node.meta.get("retries", 0))
-            future = stage.submit(node.name, node.name in forced, cause, runner, wait_for=upstream)
-            futures[node.name] = future
-            running[future] = node.name
-        done = next(as_completed(list(running)))
-        name = running.pop(done)
-        results[name] = done.result(raise_on_failure=False)
-        if results[name].outcome in STATES:
-            causes.setdefault(name, name)
-    return [results[node.name] for node in nodes]
+    return _conclude(results, {entry.stage: entry.key for entry in graph.lock_entries(root)})
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
 def bring(stage: str, force: bool, cause: str | None, runner: Runner) -> State[Result]:
     """Bring one stage up to date in a DVC child, unless `cause` failed; the state's name is the outcome."""
-    if cause:
-        result = Result(stage, Outcome.SKIPPED, 0.0, f"because {cause} failed")
-    else:
-        result = runner.run(stage, force=force, say=get_run_logger().info)
-    make = STATES.get(result.outcome, Completed)
+    result = repro.skipped(stage, cause) if cause else runner.run(stage, force=force, say=get_run_logger().info)
+    make = Completed if result.outcome.good else Failed if result.outcome is Outcome.FAILED else Cancelled
     return make(name=result.outcome.value, message=result.message, data=result)
 
 
-def _summarize(results: list[Result], keys: dict[str, str]) -> None:
+def _first_done(futures: list[PrefectFuture[Any]]) -> tuple[PrefectFuture[Any], Result]:
+    future = next(as_completed(futures))
+    return future, future.result(raise_on_failure=False)
+
+
+def _conclude(results: list[Result], keys: dict[str, str]) -> State[Any]:
     """The outcome of each stage as an artifact of the flow run and as the last lines of its log."""
     table = ["| stage | outcome | seconds | key | |", "|---|---|---:|---|---|"]
     for result in results:
@@ -132,3 +109,6 @@ def _summarize(results: list[Result], keys: dict[str, str]) -> None:
             f"{result.outcome:<20} {result.seconds:8.1f} s  {result.stage}  {result.message}".rstrip()
         )
     create_markdown_artifact(markdown="\n".join(table), key="contrail-summary", description="The stages of this run")
+    good = sum(result.outcome.good for result in results)
+    make = Completed if good == len(results) else Failed
+    return make(message=f"{good} of {len(results)} stages are up to date")

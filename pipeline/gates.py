@@ -5,6 +5,7 @@ Every accuracy is one on the validation images: the test images take no part in 
 
 import dataclasses
 import importlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,11 +14,13 @@ from pipeline import params, paths
 from pipeline.errors import Refusal
 
 ACCURACIES = ("linear.top1", "knn.top1")
-# Spread of the features on the unit sphere, 1 = isotropic. At 0.2 two images have a mean cosine of 0.96: nothing tells
-# them apart. The guard of the training warns at the same value.
-LEAST_FEATURE_STD = 0.2
-# Effective number of directions in use. At 1 all features are multiples of one vector.
-LEAST_RANKME = 2.0
+LEAST = {
+    # Spread of the features on the unit sphere, 1 = isotropic. At 0.2 two images have a mean cosine of 0.96: nothing
+    # tells them apart. The guard of the training warns at the same value.
+    "geometry.feature_std": 0.2,
+    # Effective number of directions in use. At 1 all features are multiples of one vector.
+    "geometry.rankme": 2.0,
+}
 SAME = 1e-5  # how far features may be off after the way through the registry, in units of 1 or of the largest one
 CHUNK = 512  # images at a time
 
@@ -29,6 +32,8 @@ def refusals(mlflow: Any, model: str, study: dict[str, Any], version: Any, champ
     is in data/, to be compared with its tags.
     """
     tags = version.tags
+    if missing := [score for score in (*ACCURACIES, *LEAST) if f"val.{score}" not in tags]:
+        return [f"it was not judged by {', '.join(missing)}: add it to evaluations.{tags['evaluation']}.probes"]
     gates = (
         same_ground(tags, now),
         not_collapsed(tags),
@@ -55,11 +60,10 @@ def same_ground(tags: dict[str, str], now: dict[str, str]) -> Iterator[str]:
 
 def not_collapsed(tags: dict[str, str]) -> Iterator[str]:
     """Features spread over the sphere and over several directions."""
-    for score, least in (("geometry.feature_std", LEAST_FEATURE_STD), ("geometry.rankme", LEAST_RANKME)):
-        if (value := tags.get(f"val.{score}")) is None:
-            yield f"it has no {score}: add `geometry: {{}}` to evaluations.{tags['evaluation']}.probes"
-        elif not float(value) >= least:
-            yield f"its features have collapsed: {score} is {float(value):.3g}, at least {least:g} is healthy"
+    for score, least in LEAST.items():
+        value = float(tags[f"val.{score}"])
+        if not value >= least:
+            yield f"its features have collapsed: {score} is {value:.3g}, at least {least:g} is healthy"
 
 
 def beats_untrained(study: dict[str, Any], tags: dict[str, str]) -> Iterator[str]:
@@ -75,15 +79,14 @@ def beats_untrained(study: dict[str, Any], tags: dict[str, str]) -> Iterator[str
             f"nothing to compare with: params.yaml has no evaluation on {tags['dataset']} of a run with the method "
             f"random and the encoder of {tags['run']}"
         )
-    own = _scores(tags["evaluation"])
-    for name in floors:
-        floor = _scores(name)
-        for score in ACCURACIES:
-            if floor[score]["protocol"] != own[score]["protocol"]:
-                yield f"{score} of the untrained encoder {name} was obtained by another protocol: run `dvc repro`"
-            value, best = float(tags[f"val.{score}"]), max(floor[score]["val"]["values"])
-            if not value > best:
-                yield f"{score} on validation is {value:.4f}, the untrained encoder {name} has {best:.4f}"
+    for name, score in itertools.product(floors, ACCURACIES):
+        floor = _scores(name).get(score, {})
+        if floor.get("protocol") != tags[f"protocol.{score}"]:
+            yield f"the untrained encoder {name} was not judged by {score} in the same way: give both the same probes"
+            continue
+        value, best = float(tags[f"val.{score}"]), max(floor["val"]["values"])
+        if not value > best:
+            yield f"{score} on validation is {value:.4f}, the untrained encoder {name} has {best:.4f}"
 
 
 def beats_champion(
@@ -100,11 +103,11 @@ def beats_champion(
         yield f"the champion, {name}, belongs to the study {champion.tags.get('study')}"
         return
     theirs = judge(_load(mlflow, model, champion.version, study), study, tags["evaluation"])
-    own = _scores(tags["evaluation"])
     better = False
     for score in ACCURACIES:
-        if theirs[score]["protocol"] != own[score]["protocol"]:
-            yield f"the probes of params.yaml are not those of {score}: run `dvc repro evaluate@{tags['evaluation']}`"
+        if theirs[score]["protocol"] != tags[f"protocol.{score}"]:
+            yield f"params.yaml has other probes than its {score}: run `dvc repro evaluate@{tags['evaluation']}`"
+            return
         value, other = float(tags[f"val.{score}"]), theirs[score]["val"]["mean"]
         better |= value > other
         if value < other:
@@ -133,19 +136,18 @@ def judge(encoder: Any, study: dict[str, Any], name: str) -> dict[str, Any]:
     import torch
 
     stage = importlib.import_module("stages.evaluate")
-    block = {key: study["evaluations"][name][key] for key in ("dataset", "probes")}
-    probes = params.arguments(stage.evaluate, block, f"evaluations.{name}")["probes"]
+    block = {"hardware": study["hardware"], **study["evaluations"][name]}
+    own = {key: block[key] for key in params.keywords(stage.evaluate)}
+    probes = params.arguments(stage.evaluate, own, f"evaluations.{name}")["probes"]
     wanted = {key: probe.make for key, probe in probes.items() if f"{key}.top1" in ACCURACIES}
     table, pixels = _table(study, name)
     rows = np.union1d(table.rows["train"].numpy(), table.rows["val"].numpy())
     found = _features(encoder, pixels, rows)
     features = torch.zeros(len(pixels), found.shape[1])
     features[torch.from_numpy(rows)] = torch.from_numpy(found)
-    # the validation images stand in for the test images, which are not looked at
-    splits = {**table.rows, "test": table.rows["val"]}
-    judged = dataclasses.replace(table, features=features, rows=splits, pairs=None, pair_rows=None)
-    scores, _ = stage.judge({0: judged}, wanted)
-    return scores
+    # the test images are not looked at: their features stay zero and what is said of them is left out
+    scores, _ = stage.judge({0: dataclasses.replace(table, features=features)}, wanted)
+    return {name: {key: score[key] for key in ("val", "protocol")} for name, score in scores.items()}
 
 
 def _table(study: dict[str, Any], name: str) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from graphlib import TopologicalSorter
@@ -151,8 +151,11 @@ def checkout(root: Path = HERE) -> list[str]:
             cached = _cached(stage, entries[stage.name]) if stage.name in entries else None
             if cached is None:
                 missing.append(stage.name)
-            else:
-                cached.checkout(force=True)
+                continue
+            in_git = {out.def_path for out in stage.outs if not out.use_cache}
+            for out in cached.outs:  # a link into the cache is no place for a file that git keeps
+                with repo.stage_cache._cache_type_copy() if out.def_path in in_git else nullcontext():
+                    out.checkout(force=True)
     return missing
 
 

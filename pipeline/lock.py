@@ -13,13 +13,16 @@ UNKEYED = ("size", "nfiles")  # DVC leaves them out of its keys wherever they st
 
 
 def read(root: Path) -> dict[str, dict[str, Any]]:
-    """Stage name → its entry in dvc.lock."""
+    """Stage name → its entry in dvc.lock; empty before the first run."""
+    path = root / "dvc.lock"
+    return parse(path.read_text()) if path.exists() else {}
+
+
+def parse(text: str) -> dict[str, dict[str, Any]]:
+    """Stage name → its entry in the text of a dvc.lock."""
     from ruamel.yaml import YAML
 
-    path = root / "dvc.lock"
-    if not path.exists():
-        return {}
-    return YAML(typ="safe").load(path)["stages"]
+    return YAML(typ="safe").load(text)["stages"]
 
 
 def key(entry: dict[str, Any]) -> str:

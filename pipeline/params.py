@@ -99,10 +99,16 @@ def keywords(function: Callable) -> dict[str, Any]:
     """Name → (type, default) of the keyword-only parameters, as pydantic wants them."""
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     return {
-        p.name: (p.annotation, ... if p.default is p.empty else p.default)
+        p.name: (_ranged(p.annotation), ... if p.default is p.empty else p.default)
         for p in parameters
         if p.kind is p.KEYWORD_ONLY
     }
+
+
+def _ranged(annotation: Any) -> Any:
+    """`Annotated[int, range(1, 9)]`, how a file that imports torch only states a range, as pydantic says it."""
+    spans = [extra for extra in getattr(annotation, "__metadata__", ()) if isinstance(extra, range)]
+    return Annotated[int, Field(ge=spans[0].start, lt=spans[0].stop)] if spans else annotation
 
 
 def check(params: dict[str, Any]) -> None:

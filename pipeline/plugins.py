@@ -88,29 +88,17 @@ def specify(kind: str, block: Any, where: str) -> Spec:
 
 
 def _specify(kind: str, block: Any, where: str) -> Spec:
-    if not isinstance(block, dict) or not isinstance(block.get("name"), str):
-        text = f"must be a mapping with a `name`, one of {', '.join(names(kind))}, not {shown(block)}"
-        raise BlockError(Problem((), text))
+    known = ", ".join(names(kind))
+    if not isinstance(block, dict):
+        raise BlockError(Problem((), f"must be a mapping with a `name`, one of {known}, not {shown(block)}"))
+    if "name" not in block:
+        raise BlockError(Problem((), f"'name' is missing; it is one of {known}"))
     try:
-        function = load(kind, block["name"])
+        function = load(kind, str(block["name"]))
     except ParamsError as error:
         raise BlockError(Problem(("name",), str(error))) from None
     values = {key: value for key, value in block.items() if key != "name"}
-    spec = Spec(kind, block["name"], checked(function, frozenset(keywords(function)), values, where))
-    if kind == "encoders":
-        _try(spec)
-    return spec
-
-
-def _try(encoder: Spec) -> None:
-    """An encoder is torch only, so its types are plain and it checks its values itself: build it, without memory."""
-    import torch
-
-    try:
-        with torch.device("meta"):
-            encoder.make()
-    except ValueError as error:
-        raise BlockError(Problem((), str(error))) from None
+    return Spec(kind, block["name"], checked(function, frozenset(keywords(function)), values, where))
 
 
 def plugin(kind: str) -> Any:

@@ -43,7 +43,8 @@ def register(name: str | None) -> int:
         found = [v for v in versions(client, model) if v.tags.get("dvc.out_md5") == known["dvc.out_md5"]]
         version = found[0].version if found else _log(mlflow, client, model, name, known)
         for tag, value in known.items():
-            client.set_model_version_tag(model, version, tag, value)
+            if found and found[0].tags.get(tag) != value:
+                client.set_model_version_tag(model, version, tag, value)
         client.update_model_version(model, version, _description(study, name))
         if aliases(client, model).get("champion") != int(version):
             client.set_registered_model_alias(model, "candidate", version)
@@ -115,6 +116,7 @@ def facts(study: dict[str, Any], name: str) -> dict[str, str]:
     }
     for score, value in scores.items():
         tags[f"val.{score}"] = str(value["val"]["values"][0])
+        tags[f"protocol.{score}"] = value["protocol"]
         tags |= {f"{split}.{score}.{kind}": str(value[split][kind]) for split in SPLITS for kind in ("mean", "std")}
     return tags
 
@@ -182,7 +184,11 @@ def _log(mlflow: Any, client: Any, model: str, name: str, known: dict[str, str])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that there is no input example: golden.safetensors holds one
         logged = mlflow.pyfunc.log_model(name="encoder", **package(mlflow, paths.export(name)))
-    mlflow.pyfunc.load_model(logged.model_uri)
+    try:
+        mlflow.pyfunc.load_model(logged.model_uri)
+    except RuntimeError as error:
+        client.delete_logged_model(logged.model_id)
+        raise RegistryError(f"{paths.export(name)} cannot be registered: {error}") from error
     if not client.search_registered_models(f"name='{model}'"):
         client.create_registered_model(model)
     return client.create_model_version(model, logged.model_uri, tags=known, model_id=logged.model_id).version
@@ -195,14 +201,16 @@ def _move(client: Any, model: str, champion: int, previous: int | None) -> None:
 
 
 def _best(study: dict[str, Any]) -> str:
+    """The evaluation with the highest validation linear.top1 among the runs that learned, without labels."""
     values = {}
     for name, block in study["evaluations"].items():
         run = study["runs"][block["run"]]
         learned = run["sees"] == "images" and run["method"]["name"] != "random"
-        if learned and run["dataset"] == block["dataset"] and paths.scores(name).exists():
-            values[name] = read_scores(name)["linear.top1"]["val"]["mean"]
+        scores = read_scores(name) if paths.scores(name).exists() else {}
+        if learned and run["dataset"] == block["dataset"] and "linear.top1" in scores:
+            values[name] = scores["linear.top1"]["val"]["mean"]
     if not values:
-        raise RegistryError("nothing to register: no run trained without labels has scores yet, run `dvc repro`")
+        raise RegistryError("nothing to register: no run trained without labels has a linear.top1, run `dvc repro`")
     return max(values, key=lambda name: values[name])
 
 
@@ -236,13 +244,17 @@ def _digest(value: Any) -> str:
 def _description(study: dict[str, Any], name: str) -> str:
     """For the registry's page: the scores with their protocols, as Markdown."""
     block, scores = _block(study, name), read_scores(name)
+    seeds = study["runs"][block["run"]]["seeds"]
     lines = [
-        f"Encoder `{block['run']}` of the study `{study['study']}`, judged on `{block['dataset']}`.",
+        f"Encoder `{block['run']}` of the study `{study['study']}`, judged on `{block['dataset']}`. Mean ± standard "
+        f"deviation over the seeds {', '.join(map(str, seeds))}; registered is seed {min(seeds)}.",
         "",
-        "| score | validation, this seed | validation, mean ± std | test, mean ± std | protocol |",
-        "|---|---|---|---|---|",
+        "| score | validation, registered seed | validation | test | 95 % interval | protocol |",
+        "|---|---|---|---|---|---|",
     ]
     for score, value in scores.items():
         spread = [f"{value[split]['mean']:.4f} ± {value[split]['std']:.4f}" for split in SPLITS]
-        lines.append(f"| {score} | {value['val']['values'][0]:.4f} | {' | '.join(spread)} | {value['protocol']} |")
+        interval = " to ".join(f"{edge:.4f}" for edge in value["test"].get("interval", []))
+        cells = [score, f"{value['val']['values'][0]:.4f}", *spread, interval, value["protocol"]]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

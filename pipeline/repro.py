@@ -17,7 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.graph import Node
 
 BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock")
 CHATTER = re.compile(
@@ -37,6 +40,11 @@ class Outcome(StrEnum):
     SKIPPED = "Skipped"  # something upstream failed
     STOPPED = "Stopped"
 
+    @property
+    def good(self) -> bool:
+        """The stage is up to date now."""
+        return self in (Outcome.UP_TO_DATE, Outcome.RESTORED, Outcome.EXECUTED)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -46,6 +54,53 @@ class Result:
     outcome: Outcome
     seconds: float
     message: str = ""
+
+
+def schedule(
+    nodes: list["Node"],
+    places: int,
+    start: Callable[["Node", str | None], Any],
+    first_done: Callable[[list[Any]], tuple[Any, Result]],
+) -> list[Result]:
+    """Start each stage as soon as all that it depends on is done and one of `places` is free.
+
+    start: begins a stage, or, given the name of a failed stage that it needs, skips it; returns a future.
+    first_done: waits for one of the futures; returns it with its result.
+    Returns the results in the order of `nodes`, which is a running order.
+    """
+    results: dict[str, Result] = {}
+    causes: dict[str, str] = {}  # stage that did not succeed → the failed stage behind it
+    running: dict[Any, str] = {}
+    waiting = list(nodes)
+    while waiting or running:
+        ready = [node for node in waiting if all(name in results for name in node.upstream)]
+        for node in ready[: places - len(running)]:
+            waiting.remove(node)
+            cause = next((causes[name] for name in node.upstream if name in causes), None)
+            running[start(node, cause)] = node.name
+            if cause:
+                causes[node.name] = cause
+        future, result = first_done(list(running))
+        name = running.pop(future)
+        results[name] = result
+        if not result.outcome.good:
+            causes.setdefault(name, name)
+    return [results[node.name] for node in nodes]
+
+
+def skipped(stage: str, cause: str) -> Result:
+    """The result of a stage that waits for a failed one."""
+    return Result(stage, Outcome.SKIPPED, 0.0, f"because {cause} failed")
+
+
+def places(threads: int) -> int:
+    """How many stages may run side by side: more threads than cores would make every one of them slower."""
+    return max(1, cores() // threads)
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def dvc(*arguments: str) -> list[str]:

@@ -101,9 +101,10 @@ def _problem(top: _Hint, values: Any, item: Any) -> Problem:
         return Problem(place, str(context["error"]))
     value = _value(values, place)
     if kind.startswith("union_tag") and isinstance(value, dict):
-        key = context["discriminator"].strip("'")
-        place, options = (*place, key), list(_tagged(hint))
-        return Problem(place, unlike(value[key], options) if key in value else f"is missing; it is {_either(options)}")
+        key, options = context["discriminator"].strip("'"), list(_tagged(hint))
+        if key in value:
+            return Problem((*place, key), unlike(value[key], options))
+        return Problem(place, f"{key!r} is missing; it is {_either(options)}")
     if get_origin(hint.type) is Literal:
         return Problem(place, unlike(value, get_args(hint.type)))
     text = "the text " if isinstance(value, str) and hint.type in (int, float, bool) else ""
@@ -147,9 +148,10 @@ def _accepted_union(hint: _Hint) -> str:
 
 def unknown_key(key: str, families: list[list[str]], given: Iterable[str] = ()) -> str:
     """The sentence for a key that is in none of the families of keys that go together."""
-    candidates = [name for family in families for name in family if name not in given]
+    candidates = [name for family in families for name in family]
+    free = [] if key in candidates else [name for name in candidates if name not in given]
     takes = "; or ".join(map(listed, families))
-    return f"unknown key {key!r}{hinted(key, candidates)} It takes {'either ' * (len(families) > 1)}{takes}"
+    return f"unknown key {key!r}{hinted(key, free)} It takes {'either ' * (len(families) > 1)}{takes}"
 
 
 def missing_keys(keys: list[str], families: list[list[str]]) -> str:

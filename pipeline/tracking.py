@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -50,14 +51,16 @@ class Run:
 
     def __init__(self, stage: str, key: str | None) -> None:
         self.spool = SPOOLS.absolute() / f"{stage}-{(key or 'none')[:12]}-{time.time_ns()}.jsonl"
+        self._file: FileIO | None = None
         self._courier: subprocess.Popen | None = None
         self._torn = self._warned = False
         with self._harmless():
             SPOOLS.mkdir(parents=True, exist_ok=True)
             new = self.spool.with_suffix(".new")
-            self._file = new.open("xb", buffering=0)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            file = new.open("xb", buffering=0)
+            fcntl.flock(file, fcntl.LOCK_EX)
             new.rename(self.spool)  # visible only once it is locked
+            self._file = file
 
     def log(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Metrics of one step."""
@@ -70,6 +73,8 @@ class Run:
 
     def artifact(self, path: Path | str) -> None:
         """A small file to look at (text, html, png); its content of this moment counts."""
+        if self._file is None:
+            return
         with self._harmless():
             kept = self.spool.with_suffix("")
             kept.mkdir(exist_ok=True)
@@ -79,8 +84,8 @@ class Run:
     def end(self, status: str) -> None:
         """FINISHED, FAILED or KILLED. Waits a bounded time for the courier and warns if the store failed it."""
         self._write("end", status=status)
-        with self._harmless():
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # also for the children that inherited it
             self._file.close()
         if self._courier is None:
             return
@@ -97,7 +102,7 @@ class Run:
 
     def send(self) -> None:
         """Start the courier where MLflow is installed; a machine without it keeps the spool for one that has it."""
-        if importlib.util.find_spec("mlflow") is None or not self.spool.exists():
+        if importlib.util.find_spec("mlflow") is None or self._file is None:
             return
         search = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))}
@@ -107,6 +112,8 @@ class Run:
             self._courier = subprocess.Popen(command, env=env, stdin=nothing, stdout=nothing, stderr=nothing)
 
     def _write(self, kind: str, **record: Any) -> None:
+        if self._file is None:
+            return
         line = json.dumps({"kind": kind, "time": time.time_ns() // 1_000_000, **record}, default=str).encode() + b"\n"
         with self._harmless():
             line = b"\n" + line if self._torn else line
@@ -120,7 +127,7 @@ class Run:
     def _harmless(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, AttributeError) as error:  # a full disk; or no spool, because it could not be opened
+        except OSError as error:
             self._warn(f"{self.spool} cannot be written ({error})")
 
     def _warn(self, what: str) -> None:
@@ -219,8 +226,10 @@ def experiment(client: Any, study: str) -> str:
             return client.create_experiment(study, artifact_location=place)
         except Exception:
             if (found := client.get_experiment_by_name(study)) is None:
-                raise
-    return found.experiment_id  # made long ago, or by another process just now
+                raise  # else another process was faster
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)  # the study is worked on again
+    return found.experiment_id
 
 
 def store(root: Path | None = None) -> str:

@@ -20,7 +20,7 @@ KEY = "0123456789abcdef" * 4
 EXPERIMENT = "digits"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def empty_store(tmp_path_factory):
     """A folder with the database that the first use makes: a copy is quicker than another one."""
     root = tmp_path_factory.mktemp("store")
@@ -236,27 +236,21 @@ def test_an_interrupted_delivery_goes_on_where_it_stopped(root, no_courier, monk
     for step in range(2500):
         run.log({"loss": float(step)}, step)
     run.end("FINISHED")
-    calls = []
+    deliver, calls = courier.Delivery._deliver, []
 
-    def interrupt(records):
+    def spy(self, mlflow, client, records):
         calls.append(records[0]["kind"])
-        if calls.count("metrics") == 2:
+        if lost == "request" and len(calls) == 3:
+            raise OSError("the store is gone")
+        deliver(self, mlflow, client, records)
+        if lost == "state" and len(calls) == 3:
             raise OSError("the store is gone")
 
-    deliver = courier.Delivery._deliver
-
-    def failing(self, mlflow, client, records):
-        if lost == "state":
-            deliver(self, mlflow, client, records)
-        interrupt(records)
-        if lost == "request":
-            deliver(self, mlflow, client, records)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(courier.Delivery, "_deliver", failing)
-        with pytest.raises(OSError, match="gone"):
-            sync(root)
+    monkeypatch.setattr(courier.Delivery, "_deliver", spy)
+    with pytest.raises(OSError, match="gone"):
+        sync(root)
     assert sync(root) == ["pretrain@simclr: delivered"]
+    assert calls == ["start", "metrics", "metrics", "metrics", "metrics", "end"]
     [found] = runs(root)
     assert found.info.status == "FINISHED"
     assert history(root, found, "loss") == [(step, float(step)) for step in range(2500)]
@@ -317,6 +311,16 @@ def test_sync_enters_what_the_run_cache_restored(root, no_courier):
     assert found.data.tags["origin"] == "run-cache"
     assert found.data.metrics == {"knn.top1.test": 0.9}
     assert found.info.status == "FINISHED"
+
+
+def test_a_study_whose_experiment_was_deleted_goes_on(root, no_courier):
+    """Deleted by hand in MLflow, the experiment is restored as soon as the study has a new run."""
+    with tracking.reach(root) as mlflow:
+        client = mlflow.MlflowClient()
+        client.delete_experiment(tracking.experiment(client, EXPERIMENT))
+    start().end("FINISHED")
+    assert sync(root) == ["pretrain@simclr: delivered"]
+    assert [found.info.status for found in runs(root)] == ["FINISHED"]
 
 
 def test_the_key_of_a_spool_may_be_unknown(root, no_courier):

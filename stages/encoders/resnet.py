@@ -18,21 +18,21 @@ class ResNet(nn.Module):
     `zero_init_residual` starts every residual branch at zero (Goyal et al. 2017), as SimCLR's own code does.
     """
 
-    def __init__(self, *, depth: Literal[18, 34, 50], stem: Literal["imagenet", "cifar"], zero_init_residual: bool) -> None:
+    def __init__(
+        self, *, depth: Literal[18, 34, 50], stem: Literal["imagenet", "cifar"], zero_init_residual: bool
+    ) -> None:
         super().__init__()
-        block = _Bottleneck if depth == 50 else _Basic
+        block: type[_Basic | _Bottleneck] = _Bottleneck if depth == 50 else _Basic
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.conv1 = nn.Conv2d(3, 64, kernel, stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
-        channels = 64
-        for stage, blocks in enumerate(BLOCKS[depth]):
-            layers = []
-            for k in range(blocks):
-                layers.append(block(channels, 64 * 2**stage, stride=2 if stage > 0 and k == 0 else 1))
-                channels = 64 * 2**stage * block.expansion
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+        first, second, third, fourth = BLOCKS[depth]
+        self.layer1 = _stage(block, 64, 64, 1, first)
+        self.layer2 = _stage(block, 64 * block.expansion, 128, 2, second)
+        self.layer3 = _stage(block, 128 * block.expansion, 256, 2, third)
+        self.layer4 = _stage(block, 256 * block.expansion, 512, 2, fourth)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -105,6 +105,11 @@ class _Bottleneck(_Block):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         return self.bn3(self.conv3(x))
+
+
+def _stage(block: type[_Basic | _Bottleneck], channels: int, width: int, stride: int, blocks: int) -> nn.Sequential:
+    first = block(channels, width, stride)
+    return nn.Sequential(first, *(block(width * block.expansion, width, 1) for _ in range(blocks - 1)))
 
 
 def _projection(channels: int, width: int, stride: int) -> nn.Module | None:

@@ -5,16 +5,16 @@
 Small enough for a CPU: at width 16 it takes 32×32 images, at width 32 the 8×8 digits.
 """
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
 
 class SmallResNet(nn.Module):
     """Float images (n, 3, h, w) of at least 4 pixels → features (n, 4 · width); `blocks` residual blocks a stage."""
 
-    def __init__(self, *, width: int, blocks: int) -> None:
+    def __init__(self, *, width: Annotated[int, range(1, 1025)], blocks: Annotated[int, range(1, 101)]) -> None:
         super().__init__()
-        if width < 1 or blocks < 1:
-            raise ValueError(f"small_resnet needs width and blocks of at least 1, not {width} and {blocks}")
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)

@@ -29,21 +29,26 @@ def sentences(study: Study) -> str:
     return text + "." + "".join(_floor(other) for other in study.compared[1:])
 
 
-def facts(study: Study) -> list[tuple[str, str]]:
-    """(name, value) pairs about the data sets and runs."""
+def facts(study: Study) -> list[list[tuple[str, str]]]:
+    """(name, value) pairs, a list per data set."""
     found = []
     for dataset in dict.fromkeys(row.dataset for row in study.rows):
         data = study.prepared(dataset)
         count, height, width, _ = data.pixels.shape
         splits = " / ".join(n.count(len(data.rows(split))) for split in ("train", "validation", "test"))
-        found += [
-            (f"images of {dataset}, {height} × {width}", n.count(count)),
-            ("train / validation / test", splits),
-            ("classes", n.count(len(data.classes))),
-            ("pretraining sees", " + ".join(study.datasets[dataset]["pretrain_on"])),
-        ]
-    seeds = sorted({len(study.runs[row.run]["seeds"]) for row in study.rows})
-    return [*found, ("seeds a run", " to ".join(map(str, dict.fromkeys([seeds[0], seeds[-1]]))))]
+        rows = [row for row in study.rows if row.dataset == dataset]
+        seeds = [len(study.runs[row.run]["seeds"]) for row in rows]
+        found.append(
+            [
+                (f"images of {dataset}, {height} × {width}", n.count(count)),
+                ("train / validation / test", splits),
+                ("classes", n.count(len(data.classes))),
+                ("pretraining sees", " + ".join(study.datasets[dataset]["pretrain_on"])),
+                ("rows compared", n.count(len(rows))),
+                ("seeds a row", " to ".join(map(str, sorted({min(seeds), max(seeds)})))),
+            ]
+        )
+    return found
 
 
 def _share(row: Row, score: str) -> str:

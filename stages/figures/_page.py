@@ -22,8 +22,8 @@ class Section:
     half: bool = False
 
 
-def render(study: str, opening: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
-    """The whole page; `opening` is HTML, `facts` are (name, value) in plain text."""
+def render(study: str, opening: str, facts: Sequence[Sequence[tuple[str, str]]], sections: Sequence[Section]) -> str:
+    """The whole page; `opening` is HTML, `facts` are groups of (name, value) in plain text."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     settings = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     trusted = [Section(s.key, s.title, Markup(s.caption), Markup(s.body), s.half) for s in sections]

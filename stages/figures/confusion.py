@@ -31,9 +31,10 @@ def section(study: Study) -> Section | None:
     ]
     caption = (
         f"{escape(study.main.name)}, {probe} probe, {_numbers.many(len(rows) // len(seeds), 'test image')} × "
-        f"{_numbers.many(len(seeds), 'seed')}. Each line adds up to 100 %; errors are colored by their share. "
-        f"Images: the first {min(SHOWN, len(misread))} of {len(misread)} misread with the first seed."
+        f"{_numbers.many(len(seeds), 'seed')}. Each line adds up to 100 %; errors are colored by their share."
     )
+    if misread:
+        caption += f" Images: {min(SHOWN, len(misread))} of the {len(misread)} that are misread with the first seed."
     matrix = count(labels, predicted, len(data.classes))
     return Section("confusion", "Confusion", caption, draw(matrix, data.classes, misread))
 
@@ -66,13 +67,14 @@ def _matrix(matrix: np.ndarray, classes: Sequence[str]) -> str:
     worst = max(errors.max(), 1e-12)
     left = 30 + min(90, 7.2 * max(map(len, classes)))
     cell = (SIDE - left - 4) / len(classes)
-    body = svg.text("predicted", left, 14, class_="axis") + svg.text("actual", left - 8, 40, class_="axis end")
-    top = 48.0
+    upright = 7.2 * max(map(len, classes)) > cell
+    top = 48.0 + (left - 40 if upright else 0)
+    body = svg.text("predicted", left, 14, class_="axis") + svg.text("actual", left - 8, top - 8, class_="axis end")
     for place, name in enumerate(classes):
         middle = (place + 0.5) * cell
         if cell >= 11:
             body += svg.text(name, left - 8, top + middle + 4, class_="tick end")
-            body += _column(name, left + middle, top - 8, cell)
+            body += _column(name, left + middle, top - 8, upright)
     body += svg.element("rect", x=left, y=top, width=cell * len(classes), height=cell * len(classes), class_="ground")
     for actual, predicted in np.argwhere(matrix > 0):
         share = shares[actual, predicted]
@@ -88,11 +90,11 @@ def _matrix(matrix: np.ndarray, classes: Sequence[str]) -> str:
     return svg.drawing(body, SIDE, top + cell * len(classes) + 6, "confusion matrix")
 
 
-def _column(name: str, x: float, y: float, cell: float) -> str:
-    """A column's name, slanted where it is wider than its column."""
-    if 7.2 * len(name) <= cell:
+def _column(name: str, x: float, y: float, upright: bool) -> str:
+    """A column's name, from bottom to top where names are wider than columns."""
+    if not upright:
         return svg.text(name, x, y, class_="tick middle")
-    return svg.text(name, x, y, class_="tick", transform=f"rotate(-40 {svg.number(x)} {svg.number(y)})")
+    return svg.text(name, x + 4, y, class_="tick", transform=f"rotate(-90 {svg.number(x + 4)} {svg.number(y)})")
 
 
 def _pairs(matrix: np.ndarray, classes: Sequence[str]) -> str:
@@ -120,4 +122,5 @@ def _misread(misread: Sequence[tuple[np.ndarray, int, int]], classes: Sequence[s
     for pixels, actual, predicted in misread[:SHOWN]:
         words = f"{classes[actual]} → {classes[predicted]}"
         tiles += f"<figure>{_images.tag(pixels, words)}<figcaption>{escape(words)}</figcaption></figure>"
-    return f'<div class="gallery">{tiles}</div>' if tiles else ""
+    wide = " wide" if max(map(len, classes)) > 3 else ""
+    return f'<div class="gallery{wide}">{tiles}</div>' if tiles else ""

@@ -20,7 +20,7 @@ from stages.figures._study import Study
 LARGEST = 2000  # points
 SIDE = 460.0
 HUES = 10  # class colors of the style sheet; with more classes, hues are spread around the circle
-NAMED = 30  # classes up to which names are written
+NAMED = 20  # classes up to which names are written
 
 
 def section(study: Study) -> Section | None:
@@ -79,13 +79,15 @@ def _panel(row: Row, places: np.ndarray, predicted: np.ndarray, labels: np.ndarr
             x, y = at[index]
             wrong = ' class="wrong"' if predicted[index] != label else ""
             dots += f'<circle{wrong} data-i="{index}" cx="{x:.1f}" cy="{y:.1f}" r="3.4"/>'
-        body += svg.element("g", dots, style=f"fill:{color(int(label), len(classes))}", class_="points")
+        body += svg.element("g", dots, style=f"color:{color(int(label), len(classes))}", class_="points")
+    name = "class" if max(map(len, classes)) < 4 else "class long"
     if len(classes) <= NAMED:
         for label in np.unique(labels):
             x, y = np.median(at[labels == label], axis=0)
-            body += svg.text(classes[label], x, y + 5, class_="class")
+            half = 4.2 * len(classes[label])
+            body += svg.text(classes[label], min(max(x, half), SIDE - half), y + 5, class_=name)
     errors = int((predicted != labels).sum())
-    misread = f"kNN misreads {n.count(errors)} of {n.count(len(labels))} (ringed)"
+    misread = f"kNN misreads {n.count(errors)} of {n.count(len(labels))} (hollow)"
     caption = f"<i class='swatch'></i><b>{escape(row.name)}</b>: {misread}"
     figure = svg.drawing(body, SIDE, SIDE, f"two-dimensional map of the features of {row.name}")
     return f"<figure class='{row.style}'>{figure}<figcaption>{caption}</figcaption></figure>"

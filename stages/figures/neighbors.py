@@ -43,9 +43,10 @@ def section(study: Study) -> Section | None:
     wrong = int((labels[chosen] != read[chosen]).sum())
     caption = (
         f"{len(chosen)} test images, each with the {NEIGHBORS} of {_numbers.count(len(gallery))} training images most "
-        f"similar to it (cosine, first seed), nearest first. They are the first image of their class, but for {wrong} "
-        "that kNN misreads, picked on purpose. Framed and crossed: another class."
+        f"similar to it (cosine, first seed), nearest first; framed and crossed where it is another class. "
     )
+    caption += "They are the first images of their classes"
+    caption += f", but for {wrong} that kNN misreads, picked on purpose." if wrong else "."
     return Section("neighbors", "Nearest neighbors", caption, draw(queries, data.pixels, data.labels, data.classes))
 
 

@@ -76,14 +76,15 @@ def title(score: str) -> str:
 
 def _table(rows: Sequence[Row], scores: Sequence[str], split: str) -> str:
     accuracies = [score for score in scores if score not in GEOMETRY]
-    head = "".join(_heading(score, rows) for score in scores)
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    head = "".join(_heading(score, rows, len(datasets) == 1) for score in scores)
     groups = _group("top-1 accuracy, %", len(accuracies)) + _group("geometry", len(scores) - len(accuracies))
     body = ""
-    datasets = list(dict.fromkeys(row.dataset for row in rows))
     for dataset in datasets:
         inside = [row for row in rows if row.dataset == dataset]
         if len(datasets) > 1:
-            body += f'<tr class="part"><th colspan="{len(scores) + 1}" scope="rowgroup">{escape(dataset)}</th></tr>'
+            used = "".join(f"<td><small>{_labels(inside, score)}</small></td>" for score in scores)
+            body += f'<tr class="part"><th scope="row">{escape(dataset)}</th>{used}</tr>'
         winners = {score: best(inside, score) for score in accuracies}
         for row in inside:
             cells = "".join(_cell(row, score, split, winners.get(score) is row) for score in scores)
@@ -98,13 +99,22 @@ def _group(words: str, columns: int) -> str:
     return f'<th colspan="{columns}" class="group" scope="colgroup"><span>{words}</span></th>' if columns else ""
 
 
-def _heading(score: str, rows: Sequence[Row]) -> str:
-    """The column's name and, below it, the labels it used where all rows agree."""
+def _heading(score: str, rows: Sequence[Row], one: bool) -> str:
+    """The column's name and, with `one` data set, the labels it used."""
     name = title(score.removesuffix(".top1")).removeprefix("geometry ").removeprefix("fine-tuned ")
-    used = {row.scores[score]["labels_used"] for row in rows if score in row.scores}
-    labels = "labels vary" if len(used) > 1 else n.many(used.pop(), "label") if any(used) else "no labels"
     protocol = next(row.scores[score]["protocol"] for row in rows if score in row.scores)
-    return f'<th scope="col" title="{escape(protocol)}">{escape(name)}<small>{labels}</small></th>'
+    labels = f"<small>{_labels(rows, score)}</small>" if one else ""
+    return f'<th scope="col" title="{escape(protocol)}">{escape(name)}{labels}</th>'
+
+
+def _labels(rows: Sequence[Row], score: str) -> str:
+    """How many labels a score used: "no labels", "10 labels", "9 to 10 labels"."""
+    used = [row.scores[score]["labels_used"] for row in rows if score in row.scores]
+    if not any(used):
+        return "no labels" if used else ""
+    return (
+        n.many(used[0], "label") if min(used) == max(used) else f"{n.count(min(used))} to {n.many(max(used), 'label')}"
+    )
 
 
 def _name(row: Row) -> str:
@@ -138,7 +148,7 @@ def _all_scores(rows: Sequence[Row]) -> str:
         notes = ""
         for place, protocol in enumerate(protocols, 1):
             which = f"<sup>{place}</sup> " if len(protocols) > 1 else ""
-            notes += f"<p class='note'>{which}{escape(protocol)}</p>"
+            notes += f"<p class='note'>{which}{escape(protocol[:1].upper() + protocol[1:])}</p>"
         name = f"{escape(title(score))} <code>{escape(score)}</code>"
         lines = "".join(_line(row, score, protocols) for row in able)
         parts += f'<tbody><tr class="part"><th colspan="5">{name}{notes}</th></tr>{lines}</tbody>'
@@ -149,8 +159,10 @@ def _all_scores(rows: Sequence[Row]) -> str:
 def _line(row: Row, score: str, protocols: list[str]) -> str:
     entry = row.scores[score]
     which = f"<sup>{protocols.index(entry['protocol']) + 1}</sup>" if len(protocols) > 1 else ""
+    chosen = ", ".join(f"{key} {', '.join(map(str, values))}" for key, values in entry.get("chosen", {}).items())
+    note = f"<small>chosen on validation: {escape(chosen)}</small>" if chosen else ""
     return (
-        f'<tr class="{row.style}"><th scope="row"><i class="swatch"></i>{escape(row.name)}{which}</th>'
+        f'<tr class="{row.style}"><th scope="row"><i class="swatch"></i>{escape(row.name)}{which}{note}</th>'
         f"<td>{_spread(entry['test'], score)}</td><td>{_spread(entry['val'], score)}</td>"
         f"<td>{entry['test']['n']}</td><td>{n.count(entry['labels_used'])}</td></tr>"
     )

@@ -1,12 +1,14 @@
 """What a method is: a network with a loss, and nothing about devices, optimizers, loggers or other methods."""
 
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """What one step sees: every tensor has the same n images in the same order."""
 
     views: list[Tensor]  # float (n, 3, h, w), normalized, one entry a view

@@ -1,10 +1,10 @@
 """Supervised training with every label: the ceiling of every table, on the same network.
 
-    image ─ view ─ encoder ─ h ─ linear ─ cross-entropy with the label
+image ─ view ─ encoder ─ h ─ linear ─ cross-entropy with the label
 """
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 from stages.methods._method import Batch, Method, Setting
 from stages.networks.heads import classifier
@@ -23,4 +23,4 @@ class Supervised(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.classifier(self.encoder(batch.views[0]))
         accuracy = (logits.argmax(1) == batch.labels).float().mean()
-        return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": accuracy.detach()}
+        return {"loss": cross_entropy(logits, batch.labels), "accuracy": accuracy.detach()}

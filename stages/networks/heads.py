@@ -1,6 +1,6 @@
 """Heads: the small networks on top of an encoder, thrown away or kept for fine-tuning.
 
-    h ─ Linear ─ BN ─ ReLU ─ … ─ Linear ─ BN → z          one `layers` entry is one Linear with what follows it
+h ─ Linear ─ BN ─ ReLU ─ … ─ Linear ─ BN → z          one `layers` entry is one Linear with what follows it
 """
 
 from typing import Literal
@@ -43,10 +43,10 @@ class Projector(nn.Module):
 def _layer(width_in: int, width_out: int, *, norm: bool, last: bool) -> nn.Sequential:
     parts: list[nn.Module] = [nn.Linear(width_in, width_out, bias=not norm)]
     if norm:
-        parts.append(nn.BatchNorm1d(width_out))
+        batch_norm = nn.BatchNorm1d(width_out)
+        parts.append(batch_norm)
         if last:
-            nn.init.zeros_(parts[-1].bias)
-            parts[-1].bias.requires_grad_(False)  # z is compared by direction: a shift common to all says nothing
+            batch_norm.bias.requires_grad_(False)  # stays 0, as in the official code: no shift
     if not last:
         parts.append(nn.ReLU(inplace=True))
     return nn.Sequential(*parts)

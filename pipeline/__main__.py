@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `contrail`."""
+
+from pipeline.cli import main
+
+main()

@@ -1,0 +1,199 @@
+"""The `contrail` command. Each verb imports what it needs when it is called, so that the rest starts at once."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import paths
+from pipeline.errors import Refusal
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+ACTIONS = {"nothing": "up to date", "restore": "from cache", "run": "run"}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From images to a registered, reproducible encoder.",
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Targets = Annotated[list[str] | None, typer.Argument(help="Stages, such as pretrain@simclr or pretrain. Default: all.")]
+
+
+def main() -> None:
+    """Run the command line; an expected error is one sentence and exit code 1."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    try:
+        os.chdir(paths.root())
+        app()
+    except (Refusal, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) and error.errno is not None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def check() -> None:
+    """Check the whole of params.yaml, and say what it amounts to."""
+    from pipeline import graph, params
+
+    params.check(params.read())
+    print(f"params.yaml is fine: {len(graph.read())} stages")
+
+
+@app.command()
+def plan(as_json: AsJson = False) -> None:
+    """Say what the next run would do with each stage, and why."""
+    from pipeline import graph
+
+    steps = graph.plan()
+    if as_json:
+        print(json.dumps([asdict(step) for step in steps], indent=1))
+        return
+    _table([(step.stage, ACTIONS[step.action], "; ".join(step.reasons)) for step in steps])
+    counts = [sum(step.action == action for step in steps) for action in ("run", "restore")]
+    print(f"{counts[0]} of {len(steps)} stages would run, {counts[1]} would come from the cache")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Say which stages are not up to date."""
+    from pipeline import graph
+
+    found = graph.status()
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    _table([(stage, "; ".join(reasons)) for stage, reasons in found.items()])
+    print(f"{len(found)} stages are not up to date" if found else "everything is up to date")
+
+
+@app.command()
+def run(
+    targets: Targets = None,
+    force: Annotated[bool, typer.Option("--force", help="Run the named stages even if nothing changed.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Every stage on a sliver of the data, in a copy.")] = False,
+) -> None:
+    """Run the study as a Prefect flow: independent stages side by side, each seen in the Prefect pages."""
+    if quick:
+        if targets or force:
+            raise Refusal("--quick runs every stage, once, in a copy: leave out the stages and --force")
+        from pipeline.quick import quick as quick_run
+
+        sys.exit(0 if _interruptible(lambda: quick_run(paths.root(), print)) else 1)
+    from pipeline import flow
+
+    sys.exit(_interruptible(lambda: flow.run(targets or [], force=force)))
+
+
+@app.command()
+def use(recipe: str) -> None:
+    """Make recipes/RECIPE the current study; the current one is put beside it."""
+    from pipeline import recipes
+
+    missing = recipes.use(recipe, paths.root())
+    print(f"{recipe} is the current study.")
+    if missing:
+        print(
+            f"{len(missing)} stages are not in the cache. Next: `contrail check`, then `dvc repro` or `contrail run`."
+        )
+    else:
+        print("All its outputs are in place.")
+
+
+@app.command()
+def sync() -> None:
+    """Bring the tracking store up to date with dvc.lock: a run for every stage, also those from the cache."""
+    from pipeline import graph, params, tracking
+
+    done = tracking.sync(paths.root(), params.read()["study"], graph.lock_entries())
+    print("\n".join(done) or "nothing to do")
+
+
+@app.command()
+def register(
+    name: Annotated[str | None, typer.Argument(help="An evaluation. Default: the best without labels.")] = None,
+) -> None:
+    """Register an evaluated encoder, as @candidate."""
+    from pipeline import registry
+
+    print(f"version {registry.register(name)} is registered")
+
+
+@app.command()
+def promote(version: Annotated[int | None, typer.Argument(help="Default: the @candidate.")] = None) -> None:
+    """Make a registered version @champion, if it passes every gate."""
+    from pipeline import registry
+
+    print(f"version {registry.promote(version)} is the champion")
+
+
+@app.command()
+def rollback() -> None:
+    """Make the previous champion the champion again."""
+    from pipeline import registry
+
+    print(f"version {registry.rollback()} is the champion again")
+
+
+@app.command()
+def doctor() -> None:
+    """Look for what would break or mislead on this machine and in this working copy."""
+    from pipeline import doctor as physician
+
+    findings = list(physician.examine(paths.root()))
+    _table([(finding.what, finding.state, finding.words) for finding in findings])
+    sys.exit(1 if any(finding.state == "fault" for finding in findings) else 0)
+
+
+@app.command()
+def deploy(
+    cron: Annotated[str | None, typer.Option(help='A schedule, such as "0 3 * * *". Default: none.')] = None,
+) -> None:
+    """Wait for a Prefect server to start the study: from its page, its API or on a schedule."""
+    from pipeline import deploy as deployment
+
+    _interruptible(lambda: deployment.serve(cron))
+
+
+@app.command()
+def ui() -> None:
+    """Serve the pages of Prefect and MLflow to this machine."""
+    from pipeline import deploy as deployment
+
+    _interruptible(lambda: deployment.pages(paths.root()))
+
+
+@app.command()
+def where() -> None:
+    """Say where the results are, and which outputs are the same bytes as the published ones."""
+    from pipeline import published
+
+    print("\n".join(published.words(paths.root())))
+
+
+def _interruptible(work: Callable[[], Any]) -> Any:
+    """The result of `work`; Ctrl-C ends with a sentence instead of a traceback."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print("stopped: what was finished is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def _table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,108 @@
+"""The whole DAG on a sliver of the data, in a copy: a minute spent before a study of three days, to see it through."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline import graph, params, paths, repro
+from pipeline.graph import Node
+from pipeline.recipes import git
+from pipeline.repro import Result, Runner
+
+IMAGES = 200  # of each data set
+TRAINING = {"epochs": 1, "steps": 1, "batch_size": 32}  # at most
+CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n[cache]\n    dir = cache\n"
+
+
+def quick(root: Path, say: Callable[[str], None]) -> bool:
+    """Run every stage of the study, shrunk, in .scratch/quick/<time>; True if all succeeded.
+
+    Nothing outside the copy changes. The copy is removed, unless a stage failed: then `say` tells where it is.
+    """
+    began = time.monotonic()
+    copy = root / paths.SCRATCH / "quick" / f"{datetime.now():%Y%m%d-%H%M%S}"
+    runner = Runner(copy, repro.environment(CONTRAIL_TRACKING="off", XDG_RUNTIME_DIR=str(copy)))  # waits for nobody
+    try:
+        _copy(root, copy)
+        results = _run(copy, runner, say)
+    except BaseException:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    failed = [result for result in results if not result.outcome.good]
+    say(f"{len(results) - len(failed)} of {len(results)} stages ran in {time.monotonic() - began:.0f} s")
+    if failed:
+        say(f"the copy is kept: {copy}; what each stage printed is in {copy / 'logs'}")
+    else:
+        shutil.rmtree(copy, ignore_errors=True)
+    return not failed
+
+
+def shrink(values: dict[str, Any]) -> dict[str, Any]:
+    """A study that runs in a minute: few images, one seed, one epoch; everything else as it is."""
+    small = _small(values)
+    for dataset in small["datasets"].values():
+        dataset["subset"] = min(dataset.get("subset") or IMAGES, IMAGES)
+    return small
+
+
+def _small(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_small(item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    shrunk = {key: _small(value) for key, value in tree.items()}
+    if "seeds" in shrunk:
+        shrunk["seeds"] = shrunk["seeds"][:1]
+    if "training" in shrunk:
+        training = shrunk["training"]
+        training |= {key: min(training[key], most) for key, most in TRAINING.items() if key in training}
+    return shrunk
+
+
+def _copy(root: Path, copy: Path) -> None:
+    """The files that git has or would take, apart from results and locks; own DVC cache; data/raw as a link."""
+    for name in git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
+        source, target = root / name, copy / name
+        if source.is_file() and not name.startswith(("data/", "recipes/", ".dvc/", "dvc.lock")):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+    (copy / ".dvc").mkdir()
+    (copy / ".dvc" / "config").write_text(CONFIG)
+    (copy / "params.yaml").write_text(json.dumps(shrink(params.read(root / "params.yaml"))))
+    if (root / "data" / "raw").exists():
+        (copy / "data").mkdir()
+        (copy / "data" / "raw").symlink_to((root / "data" / "raw").resolve())
+
+
+def _run(copy: Path, runner: Runner, say: Callable[[str], None]) -> list[Result]:
+    """Stages side by side, what each prints in a file of its own."""
+    (copy / "logs").mkdir()
+    threads = params.read(copy / "params.yaml")["hardware"]["threads"]
+    with ThreadPoolExecutor() as pool:
+
+        def start(node: Node, cause: str | None) -> Future[Result]:
+            return pool.submit(_stage, node.name, cause, copy, runner, say)
+
+        try:
+            return repro.schedule(graph.read(copy), repro.places(threads), start, _first_done)
+        except BaseException:
+            runner.stop()  # or the pool would wait for its stages
+            raise
+
+
+def _stage(name: str, cause: str | None, copy: Path, runner: Runner, say: Callable[[str], None]) -> Result:
+    with (copy / "logs" / f"{name}.log").open("w") as log:
+        result = repro.skipped(name, cause) if cause else runner.run(name, force=False, say=partial(print, file=log))
+    say(f"{result.outcome:<10} {result.seconds:6.1f} s  {name}  {result.message}".rstrip())
+    return result
+
+
+def _first_done(futures: list[Future[Result]]) -> tuple[Future[Result], Result]:
+    future = wait(futures, return_when=FIRST_COMPLETED).done.pop()
+    return future, future.result()

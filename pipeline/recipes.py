@@ -1,0 +1,100 @@
+"""Recipes: other studies of the same pipeline, each a params.yaml with the lock and the results it led to.
+
+    recipes/<study>/{params.yaml, dvc.lock, results.json}  ◀── use ──▶  params.yaml, dvc.lock, data/report/results.json
+
+Outputs need not be kept: DVC's cache holds them under the hashes that dvc.lock names.
+"""
+
+import shutil
+import subprocess
+from difflib import get_close_matches
+from pathlib import Path
+
+from pipeline import graph, params, paths
+from pipeline.errors import Refusal
+
+FILES = {  # of the current study → of a recipe
+    Path("params.yaml"): "params.yaml",
+    Path("dvc.lock"): "dvc.lock",
+    paths.REPORT / "results.json": "results.json",
+}
+
+
+class RecipeError(Refusal):
+    """A study cannot be swapped or tried."""
+
+
+def use(name: str, root: Path) -> list[str]:
+    """Make recipes/<name> the current study and put the current one beside it.
+
+    Outputs that the new study does not have are removed, those of its lock come from the cache. Returns the stages
+    that remain to be run. RecipeError: no such recipe, or uncommitted changes would be overwritten.
+    """
+    current = params.read(root / "params.yaml")["study"]
+    recipe = _find(name, root)
+    if name == current:
+        raise RecipeError(f"{name} is the current study: `git checkout -- params.yaml dvc.lock` takes its changes back")
+    _refuse_unsaved(current, root)
+    before = graph.read(root)
+    for ours, theirs in FILES.items():
+        _copy(root / ours, root / "recipes" / current / theirs)
+        _copy(recipe / theirs, root / ours)
+    after = {out: in_git for node in graph.read(root) for out, in_git in node.outs.items()}
+    for out in (out for node in before for out in node.outs):
+        if after.get(out, True) and Path(out) not in FILES:  # not in the new study, or a metric of the old one
+            remove(root / out)
+    return graph.checkout(root)
+
+
+def names(root: Path) -> list[str]:
+    """The recipes that `use` takes."""
+    return sorted(path.parent.name for path in (root / "recipes").glob("*/params.yaml"))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What git answers; RecipeError where there is no repository."""
+    process = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RecipeError(f"this needs the project to be a git repository: {process.stderr.strip()}")
+    return process.stdout
+
+
+def _find(name: str, root: Path) -> Path:
+    known = names(root)
+    if name in known:
+        return root / "recipes" / name
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    raise RecipeError(f"there is no recipes/{name}/params.yaml{hint} The recipes are {', '.join(known) or 'none yet'}")
+
+
+def _refuse_unsaved(current: str, root: Path) -> None:
+    """Refuse if the swap would lose anything: what git does not have and the recipe of the same name neither."""
+    recipe = root / "recipes" / current
+    changed = git(root, "status", "--porcelain", "--", *map(str, FILES), "data", str(recipe)).splitlines()
+    saved = all(_content(root / ours) == _content(recipe / theirs) for ours, theirs in FILES.items())
+    if changed and not saved:
+        raise RecipeError(
+            f"uncommitted changes in {', '.join(line[3:] for line in changed)}: commit them, "
+            "or take them back with `git checkout -- params.yaml dvc.lock data`"
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A new file: what stands at `target` may be a link into DVC's cache."""
+    target.unlink(missing_ok=True)
+    if source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None

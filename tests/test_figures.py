@@ -1,0 +1,97 @@
+"""The figures of the report as pure functions: what they count, choose and place, and what they make of it."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.figures import _images, _rows, _svg, confusion, feature_map, neighbors
+
+
+def test_rows_keep_their_color():
+    """Trained rows take colors, untrained ones grays, each in its own order, and marks differ."""
+    runs = {name: {"sees": "images"} for name in "abcd"}
+    uses = {name: {"run": name, "dataset": "d"} for name in "abcd"}
+    rows = _rows.make({name: {} for name in "abcd"}, uses, runs, {"a", "c"})
+    assert [row.style for row in rows] == ["hue-0", "gray-0", "hue-1", "gray-1"]
+    assert len({row.shape for row in rows}) == 4
+
+
+def test_names_are_escaped():
+    """A class called <b> cannot become markup."""
+    matrix = confusion.count(np.array([0, 1]), np.array([1, 1]), 2)
+    tile = np.zeros((2, 2, 3), np.uint8)
+    drawn = confusion.draw(matrix, ["<b>", "&"], [(tile, 0, 1)])
+    assert "<b>" not in drawn
+    assert "&lt;b&gt; read as &amp;: 1 of 1" in drawn
+
+
+def test_confusion_counts():
+    """An image of class 1 read as class 0 is counted in line 1, column 0."""
+    matrix = confusion.count(np.array([0, 1, 1]), np.array([0, 0, 1]), 3)
+    assert matrix.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+
+
+def test_neighbors_are_the_most_similar_by_cosine():
+    """Length does not matter, direction does; equals keep their order."""
+    gallery = np.array([[0, 1], [5, 0], [1, 1], [2, 0]], np.float32)
+    places, cosines = neighbors.nearest(np.array([[3.0, 0.0]]), gallery)
+    assert places.tolist() == [[1, 3, 2, 0]]
+    np.testing.assert_allclose(cosines, [[1, 1, 2**-0.5, 0]], atol=1e-6)
+
+
+def test_queries_are_one_per_class_and_some_errors():
+    """Ten classes give eight queries of eight classes, three of them misread; two classes are asked again."""
+    labels = np.arange(100) % 10
+    wrong = np.isin(np.arange(100), [13, 23, 9, 19, 0])
+    chosen = neighbors.choose(labels, wrong)
+    assert len(set(labels[chosen])) == 8
+    assert wrong[chosen].sum() == 3
+    assert len(set(neighbors.choose(labels % 2, wrong))) == 8
+
+
+def test_map_lies_in_its_frame_and_never_changes():
+    """Places are inside the unit square and the same in every call."""
+    features = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+    places = feature_map.project(features)
+    assert places.shape == (30, 2)
+    assert places.min() >= -1e-6
+    assert places.max() <= 1 + 1e-6
+    assert np.array_equal(places, feature_map.project(features))
+
+
+def test_image_survives_the_data_uri():
+    """A small image comes back pixel for pixel; a large one is reduced."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    text = _images.data_uri(pixels)
+    back = Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2])))
+    assert np.array_equal(np.asarray(back), pixels)
+    assert _images.shrink(np.zeros((200, 100, 3), np.uint8)).shape == (64, 32, 3)
+
+
+def test_sheet_holds_every_tile_in_reading_order():
+    """Tile i of the sheet lies at column i % columns, line i // columns."""
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    sheet, columns = _images.sheet(images)
+    assert columns == 3
+    assert sheet.shape == (4, 6, 3)
+    assert [int(sheet[i // 3 * 2, i % 3 * 2, 0]) for i in range(5)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0.03, 5.1, [2, 4]), (-7, -1, [-6, -4, -2])],
+)
+def test_ticks_are_round_numbers(low, high, expected):
+    """Axis marks are multiples of 1, 2 or 5 inside the axis."""
+    np.testing.assert_allclose(_svg.ticks(low, high, 5), expected, atol=1e-12)
+
+
+def test_labels_are_spread_inside_the_axis():
+    """Names that would collide move apart, keep their order and stay inside."""
+    moved = _svg.spread([50, 48, 99, 98], 10, 0, 100)
+    assert sorted(range(4), key=lambda i: moved[i]) == [1, 0, 3, 2]
+    assert min(np.diff(sorted(moved))) >= 10
+    assert max(moved) <= 100

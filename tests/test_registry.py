@@ -1,0 +1,374 @@
+"""The registry: what a version says of itself, the gates before it is used, and the way back."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline import gates, params, paths, registry, tracking
+from stages import embed, evaluate
+from stages.encoders import _model
+
+PARTS = {"train": 90, "validation": 60, "test": 60}
+PROBES = {
+    "knn": {"k": 5, "temperature": 0.07},
+    "linear": {"penalties": {"low": 1e-3, "high": 1.0, "steps": 2}},
+    "geometry": {},
+}
+NETWORK = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 3)
+    def forward(self, images):
+        return self.linear(images.flatten(1))
+"""
+
+
+def write_data(folder):
+    """Three classes of noisy 4×4 images, one channel brighter in each."""
+    random = np.random.default_rng(0)
+    n = sum(PARTS.values())
+    labels = np.arange(n) % 3
+    pixels = random.normal(100, 40, (n, 4, 4, 3)) + 40 * np.eye(3)[labels][:, None, None]
+    ids = [f"{k:03}" for k in range(n)]
+    (folder / "images").mkdir(parents=True)
+    np.save(folder / "images" / "pixels.npy", pixels.clip(0, 255).astype(np.uint8))
+    pq.write_table(pa.table({"id": ids, "sha256": ids}), folder / "images" / "index.parquet")
+    names = ["red", "green", "blue"]
+    table = {"id": ids, "label": labels, "name": [names[label] for label in labels]}
+    pq.write_table(pa.table(table), folder / "labels.parquet")
+    splits = [split for split, count in PARTS.items() for _ in range(count)]
+    pq.write_table(pa.table({"id": ids, "split": splits}), folder / "splits.parquet")
+
+
+def write_export(folder, looked_at):
+    """An encoder that averages `looked_at` of the 16 pixels of each channel: the more, the less noise."""
+    folder.mkdir(parents=True)
+    weight = torch.zeros(3, 3, 16)
+    weight[range(3), range(3), :looked_at] = 1 / looked_at
+    bias = torch.full((3,), -0.45)
+    shutil.copyfile(_model.__file__, folder / "model.py")
+    (folder / "encoder.py").write_text(NETWORK)
+    config = {"encoder": {"class": "Net", "arguments": {}}, "features": 3}
+    config["input"] = {"side": 4, "mean": [0.0] * 3, "std": [1.0] * 3}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({"linear.weight": weight.flatten(1), "linear.bias": bias}, folder / "encoder.safetensors")
+    inputs = torch.randint(0, 256, (8, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    save_file({"inputs": inputs, "outputs": _model.load(folder)(inputs).clone()}, folder / "golden.safetensors")
+
+
+def write_evaluation(name, looked_at):
+    """What embed and evaluate leave, and what dvc.lock says of it."""
+    write_export(paths.export(name), looked_at)
+    pixels = np.load(paths.dataset("toy") / "images" / "pixels.npy")
+    features = embed.features(_model.load(paths.export(name)), pixels)
+    paths.features(name).mkdir(parents=True)
+    np.save(paths.features(name) / "seed-0.npy", features)
+    rows = np.arange(PARTS["train"], len(pixels))
+    np.save(paths.features(name) / "pairs.npy", rows)
+    np.save(paths.features(name) / "pairs-0.npy", np.stack([features[rows]] * 2))
+    probes = params.arguments(evaluate.evaluate, {"dataset": "toy", "probes": PROBES}, "evaluations")["probes"]
+    tables = evaluate.read(paths.features(name), paths.dataset("toy"))
+    scores, _ = evaluate.judge(tables, {key: probe.make for key, probe in probes.items()})
+    paths.scores(name).parent.mkdir(exist_ok=True)
+    paths.scores(name).write_text(json.dumps(scores))
+    record(name)
+
+
+def record(name):
+    """Let dvc.lock say that the stages made what is there."""
+    file = Path("dvc.lock")
+    lock = json.loads(file.read_text()) if file.exists() else {"schema": "2.0", "stages": {}}
+    for stage, path in (("embed", paths.export(name)), ("evaluate", paths.scores(name))):
+        out = {"path": str(path), "md5": registry.content(path)}
+        lock["stages"][f"{stage}@{name}"] = {"cmd": f"python -m stages.{stage} {name}", "outs": [out]}
+    file.write_text(json.dumps(lock))
+
+
+def write_params(study="toy"):
+    run = {"dataset": "toy", "sees": "images", "encoder": {"name": "net"}, "seeds": [0]}
+    runs = {name: run | {"method": {"name": "simclr"}} for name in ("fair", "good")}
+    runs["random"] = run | {"method": {"name": "random"}}
+    evaluations = {name: {"run": name, "dataset": "toy", "probes": PROBES} for name in runs}
+    hardware = {"device": "cpu", "threads": 1, "precision": "fp32", "deterministic": True}
+    values = {"study": study, "hardware": hardware, "runs": runs, "evaluations": evaluations}
+    Path("params.yaml").write_text(json.dumps(values))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A project with three registered encoders: version 1 fair, 2 good, 3 random."""
+    root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(root)
+        write_params()
+        write_data(paths.dataset("toy"))
+        for name, looked_at in (("random", 1), ("fair", 4), ("good", 16)):
+            write_evaluation(name, looked_at)
+        assert [registry.register(name) for name in ("fair", "good", "random")] == [1, 2, 3]
+    return root
+
+
+@pytest.fixture
+def project(made, tmp_path, monkeypatch):
+    """A copy of it (the artifacts of the models stay where they were made)."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = shutil.copytree(made, tmp_path / "project", ignore=shutil.ignore_patterns("artifacts"))
+    monkeypatch.chdir(root)
+    return root
+
+
+def client():
+    return tracking.connect(Path.cwd()).MlflowClient()
+
+
+def named():
+    return registry.aliases(client(), "toy-encoder")
+
+
+def reasons(version):
+    with pytest.raises(registry.RegistryError) as refused:
+        registry.promote(version)
+    return str(refused.value)
+
+
+def test_a_version_says_what_it_is(project):
+    """Its tags lead to the bytes, the stage and the data, and hold the scores of the registered seed and of all."""
+    tags = client().get_model_version("toy-encoder", "2").tags
+    scores = json.loads(paths.scores("good").read_text())
+    assert tags["study"] == "toy"
+    assert tags["evaluation"] == tags["run"] == "good"
+    assert tags["dataset"] == "toy"
+    assert tags["golden"] == "ok"
+    assert tags["dvc.out_md5"] == registry.content(paths.export("good"))
+    assert len(tags["dvc.key"]) == 64
+    assert float(tags["val.linear.top1"]) == scores["linear.top1"]["val"]["values"][0]
+    assert float(tags["test.knn.top1.mean"]) == scores["knn.top1"]["test"]["mean"]
+    description = client().get_model_version("toy-encoder", "2").description
+    assert scores["linear.top1"]["protocol"] in description
+
+
+def test_the_hash_of_a_folder_is_the_one_of_dvc(tmp_path):
+    """So a version is found in dvc.lock by its tag (the value was made by `dvc add`)."""
+    (tmp_path / "b").mkdir()
+    for name, text in (("b/1", "a\n"), ("2", "b\n"), ("b é", "c\n")):
+        (tmp_path / name).write_text(text)
+    assert registry.content(tmp_path) == "c2a5d5287ecf54485da75cef3b8e4276.dir"
+
+
+def test_registering_again_makes_no_second_version(project):
+    """The same bytes are one version; what its tags say is refreshed."""
+    client().set_model_version_tag("toy-encoder", "1", "val.linear.top1", "0.0")
+    assert registry.register("fair") == 1
+    assert len(registry.versions(client(), "toy-encoder")) == 3
+    assert float(client().get_model_version("toy-encoder", "1").tags["val.linear.top1"]) > 0.5
+    assert named() == {"candidate": 1}
+
+
+def test_without_a_name_the_best_run_without_labels_is_registered(project):
+    """Chosen by validation; the untrained encoder and one that saw labels are not looked at."""
+    assert registry.register(None) == 2
+    study = params.read()
+    study["runs"]["good"]["sees"] = "labels"
+    Path("params.yaml").write_text(json.dumps(study))
+    assert registry.register(None) == 1
+
+
+def test_only_what_dvc_lock_records_is_registered(project):
+    """An export that no stage made is refused, with the command that makes one; so is a name that does not exist."""
+    (paths.export("good") / "config.json").write_text("{}")
+    with pytest.raises(registry.RegistryError, match="dvc repro embed@good"):
+        registry.register("good")
+    with pytest.raises(registry.RegistryError, match="no evaluation 'better', it has fair, good, random"):
+        registry.register("better")
+
+
+def test_a_damaged_export_is_not_registered(project):
+    """Other weights than those that gave the golden features do not become a version."""
+    file = paths.export("good") / "encoder.safetensors"
+    save_file({name: 2 * weight for name, weight in load_file(file).items()}, file)
+    record("good")
+    with pytest.raises(registry.RegistryError, match="golden features differ"):
+        registry.register("good")
+    assert len(registry.versions(client(), "toy-encoder")) == 3
+
+
+def test_promotion_and_rollback_move_the_aliases(project):
+    """Candidate → champion → previous, and back; the candidate's name is free again after its promotion."""
+    registry.register("fair")
+    assert registry.promote() == 1
+    assert named() == {"champion": 1}
+    with pytest.raises(registry.RegistryError, match="no @previous"):
+        registry.rollback()
+    registry.register("good")
+    assert registry.promote() == 2
+    assert named() == {"champion": 2, "previous": 1}
+    assert client().get_model_version("toy-encoder", "2").tags["gates"] == "passed"
+    assert registry.rollback() == 1
+    assert named() == {"champion": 1, "previous": 2}
+    assert registry.rollback() == 2
+
+
+def test_nothing_to_promote(project):
+    """Without a candidate, or with a version that does not exist, the sentence says what there is."""
+    client().delete_registered_model_alias("toy-encoder", "candidate")
+    with pytest.raises(registry.RegistryError, match="nothing to promote"):
+        registry.promote()
+    with pytest.raises(registry.RegistryError, match="has no version 7, it has 1, 2, 3"):
+        registry.promote(7)
+
+
+def test_the_champion_is_not_promoted_again(project):
+    """Neither the champion nor another version with its bytes."""
+    registry.promote(2)
+    assert "is the champion already" in reasons(2)
+    assert registry.register("good") == 2
+    assert named() == {"champion": 2, "candidate": 3}
+
+
+def test_an_encoder_no_better_than_untrained_is_refused(project):
+    """Both accuracies are named, with both values; the verdict stays with the version."""
+    found = reasons(3)
+    value = json.loads(paths.scores("random").read_text())["linear.top1"]["val"]["mean"]
+    assert f"linear.top1 on validation is {value:.4f}, the untrained encoder random has {value:.4f}" in found
+    assert "knn.top1 on validation is" in found
+    assert "untrained" in client().get_model_version("toy-encoder", "3").tags["gates"]
+    assert "champion" not in named()
+
+
+def test_a_study_without_an_untrained_encoder_promotes_nothing(project):
+    """Without the floor there is no saying whether anything was learned."""
+    study = params.read()
+    del study["evaluations"]["random"]
+    Path("params.yaml").write_text(json.dumps(study))
+    assert "nothing to compare with" in reasons(2)
+
+
+def test_an_encoder_worse_than_the_champion_is_refused(project):
+    """The champion is judged again on the same validation images, and comes to the value that it had."""
+    registry.promote(2)
+    found = reasons(1)
+    for score in gates.ACCURACIES:
+        theirs = json.loads(paths.scores("good").read_text())[score]["val"]["mean"]
+        assert f"the champion, version 2, has {theirs:.4f} on the same images" in found
+
+
+def test_an_encoder_equal_to_the_champion_is_refused(project):
+    """Other bytes with the same accuracies are no reason to change what others use."""
+    registry.promote(2)
+    for score in gates.ACCURACIES:
+        theirs = json.loads(paths.scores("good").read_text())[score]["val"]["mean"]
+        client().set_model_version_tag("toy-encoder", "1", f"val.{score}", str(theirs))
+    assert reasons(1).count("\n") == 1
+    assert "better than the champion, version 2, in none of linear.top1, knn.top1" in reasons(1)
+
+
+def test_the_champion_is_judged_by_the_present_probes_or_not_at_all(project):
+    """Params.yaml edited since the scores were obtained: the comparison would not be one."""
+    registry.promote(1)
+    study = params.read()
+    study["evaluations"]["good"]["probes"]["knn"]["k"] = 9
+    Path("params.yaml").write_text(json.dumps(study))
+    assert "params.yaml has other probes than its knn.top1" in reasons(2)
+
+
+def test_judging_again_looks_at_no_test_image(project):
+    """The encoder is given the train and the validation images, nothing else."""
+    pixels = np.load(paths.dataset("toy") / "images" / "pixels.npy")
+    seen = []
+
+    class Recorder:
+        def predict(self, images):
+            seen.extend(images)
+            return images.reshape(len(images), -1).astype(np.float32)
+
+    gates.judge(Recorder(), params.read(), "good")
+    assert np.array_equal(seen, pixels[: PARTS["train"] + PARTS["validation"]])
+
+
+@pytest.mark.parametrize(("score", "value"), [("feature_std", 0.19), ("rankme", 1.9), ("feature_std", float("nan"))])
+def test_collapsed_features_are_refused(score, value):
+    """Too little spread, too few directions, or not a number."""
+    tags = {"val.geometry.feature_std": "0.2", "val.geometry.rankme": "2.0"}
+    assert list(gates.not_collapsed(tags)) == []
+    [reason] = gates.not_collapsed({**tags, f"val.geometry.{score}": str(value)})
+    assert f"collapsed: geometry.{score} is" in reason
+
+
+@pytest.mark.parametrize("score", [*gates.ACCURACIES, *gates.LEAST])
+def test_what_was_not_measured_is_refused(project, score):
+    """A gate that cannot look refuses, and says which probe is missing."""
+    client().delete_model_version_tag("toy-encoder", "2", f"val.{score}")
+    assert f"was not judged by {score}" in reasons(2)
+
+
+def test_an_untrained_encoder_judged_otherwise_is_no_floor(project):
+    """Its scores count only if they were obtained by the same protocol."""
+    scores = json.loads(paths.scores("random").read_text())
+    scores["knn.top1"]["protocol"] = "another"
+    paths.scores("random").write_text(json.dumps(scores))
+    assert "random was not judged by knn.top1 in the same way" in reasons(2)
+    paths.scores("random").unlink()
+    assert "dvc repro evaluate@random" in reasons(2)
+
+
+@pytest.mark.parametrize(
+    ("tag", "reason"),
+    [
+        ("study", "belongs to the study another"),
+        ("dvc.out_md5", "holds another encoder"),
+        ("protocol", "by another protocol"),
+        ("validation", "on another validation set"),
+    ],
+)
+def test_scores_from_elsewhere_are_refused(project, tag, reason):
+    """A version is compared only with what was measured in the same study, by the same protocol, on the same images."""
+    client().set_model_version_tag("toy-encoder", "2", tag, "another")
+    assert reason in reasons(2)
+
+
+def test_new_labels_are_another_validation_set(project):
+    """Scores that were obtained before the labels changed no longer count."""
+    file = paths.dataset("toy") / "labels.parquet"
+    pq.write_table(pq.read_table(file).slice(1), file)
+    assert "on another validation set" in reasons(2)
+
+
+def test_other_features_than_were_judged_are_refused(project):
+    """What the registry gives back must be what the scores are about, within 1e-5."""
+    file = paths.features("good") / "seed-0.npy"
+    np.save(file, np.load(file) + np.float32(5e-5))
+    assert "from the registry it gives features 5" in reasons(2)
+    np.save(file, np.load(file) - np.float32(4.5e-5))
+    assert registry.promote(2) == 2
+
+
+def test_a_model_damaged_in_the_registry_is_refused(project):
+    """Weights that changed in the store fail the self-test."""
+    stored = Path(client().get_model_version_download_uri("toy-encoder", "1").removeprefix("file://"))
+    [file] = stored.rglob("encoder.safetensors")
+    intact = load_file(file)
+    save_file({name: weight + 1 for name, weight in intact.items()}, file)
+    try:
+        assert "golden features differ" in reasons(1)
+    finally:
+        save_file(intact, file)
+
+
+def test_all_reasons_are_given_at_once(project):
+    """Nobody should have to fix one to learn of the next."""
+    registry.promote(2)
+    client().set_model_version_tag("toy-encoder", "3", "val.geometry.rankme", "1.0")
+    client().set_model_version_tag("toy-encoder", "3", "protocol", "another")
+    found = reasons(3)
+    for reason in ("by another protocol", "collapsed", "the untrained encoder", "the champion"):
+        assert reason in found
