@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
+REASONS = 3  # that a line gives
 ACTIONS = {"nothing": "up to date", "restore": "from cache", "run": "run"}
 
 app = typer.Typer(
@@ -62,7 +62,7 @@ def plan(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([asdict(step) for step in steps], indent=1))
         return
-    _table([(step.stage, ACTIONS[step.action], "; ".join(step.reasons)) for step in steps])
+    _table([(step.stage, ACTIONS[step.action], _short(step.reasons)) for step in steps])
     counts = [sum(step.action == action for step in steps) for action in ("run", "restore")]
     print(f"{counts[0]} of {len(steps)} stages would run, {counts[1]} would come from the cache")
 
@@ -76,7 +76,7 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    _table([(stage, "; ".join(reasons)) for stage, reasons in found.items()])
+    _table([(stage, _short(reasons)) for stage, reasons in found.items()])
     print(f"{len(found)} stages are not up to date" if found else "everything is up to date")
 
 
@@ -93,6 +93,9 @@ def run(
         from pipeline.quick import quick as quick_run
 
         sys.exit(0 if _interruptible(lambda: quick_run(paths.root(), print)) else 1)
+    from pipeline import graph
+
+    graph.select(graph.read(), targets or [])  # a wrong name is refused before a server is started
     from pipeline import flow
 
     sys.exit(_interruptible(lambda: flow.run(targets or [], force=force)))
@@ -191,6 +194,12 @@ def _interruptible(work: Callable[[], Any]) -> Any:
     except KeyboardInterrupt:
         print("stopped: what was finished is kept, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
+
+
+def _short(reasons: list[str]) -> str:
+    """The first few; --json has them all."""
+    more = [f"and {len(reasons) - REASONS} more"] if len(reasons) > REASONS else []
+    return "; ".join(reasons[:REASONS] + more)
 
 
 def _table(rows: list[tuple[str, ...]]) -> None:

@@ -33,13 +33,21 @@ REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"} 
 
 
 class Delivery:
-    """One spool on its way to MLflow."""
+    """One spool on its way to MLflow; only one process at a time has it."""
 
-    def __init__(self, spool: Path) -> None:
+    def __init__(self, spool: Path, wait: bool = False) -> None:
+        """BlockingIOError if another process delivers the spool (or wait for it), FileNotFoundError if it is done."""
         self.spool = spool
         self.stage = spool.name.rsplit("-", 2)[0]
-        self._state = {"offset": 0, "run": None, "ended": False, "problem": None} | read_state(spool)
         self._file = spool.open("r+b")
+        self._lock = spool.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            spool.stat()
+        except OSError:
+            self.close()
+            raise
+        self._state = {"offset": 0, "run": None, "ended": False, "problem": None} | read_state(spool)
 
     def take(self) -> bool:
         """True if the writer is gone: from now on the lock on the spool is ours."""
@@ -47,7 +55,7 @@ class Delivery:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        return self.spool.exists()
+        return True
 
     def go_on(self, mlflow: Any) -> None:
         """Deliver the lines that are complete; raises what the store raises, what was delivered before is kept."""
@@ -67,8 +75,9 @@ class Delivery:
             seconds = self.spool.stat().st_mtime
             mlflow.MlflowClient().set_terminated(self._state["run"], "KILLED", int(seconds * 1000))
         shutil.rmtree(self.spool.with_suffix(""), ignore_errors=True)
-        self.spool.with_suffix(".state").unlink(missing_ok=True)
         self.spool.unlink()
+        for rest in (".state", ".lock"):
+            self.spool.with_suffix(rest).unlink(missing_ok=True)
 
     def note(self, error: Exception) -> None:
         """Keep, for the writer's warning, why the store failed."""
@@ -76,6 +85,7 @@ class Delivery:
 
     def close(self) -> None:
         self._file.close()
+        self._lock.close()
 
     def _save(self, **changes: Any) -> None:
         self._state |= changes
@@ -131,7 +141,8 @@ def deliver_waiting(mlflow: Any, folder: Path) -> list[str]:
     """Deliver, oldest first, every spool whose writer is gone; returns their stages."""
     stages = []
     for spool in sorted(folder.glob("*.jsonl"), key=lambda path: int(path.stem.rpartition("-")[2])):
-        with contextlib.suppress(FileNotFoundError), contextlib.closing(Delivery(spool)) as delivery:
+        taken = contextlib.suppress(BlockingIOError, FileNotFoundError)  # another process delivers or delivered it
+        with taken, contextlib.closing(Delivery(spool)) as delivery:
             if delivery.take():
                 delivery.finish(mlflow)
                 stages.append(delivery.stage)
@@ -226,7 +237,7 @@ def main(spool: Path) -> None:
     """Deliver the spools that waited, then `spool` while it is written, and finish it once its writer is gone."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # they ask the stage to stop; the courier stops after it
-    delivery = Delivery(spool)
+    delivery = Delivery(spool, wait=True)
     gone_at = None
     mlflow = None
     while spool.exists():

@@ -34,8 +34,6 @@ from prefect.states import Cancelled, Completed, Failed, State  # noqa: E402
 
 def run(targets: list[str], *, force: bool) -> int:
     """Run the flow here and now; the exit code says whether every stage is up to date."""
-    root = paths.root()
-    graph.select(graph.read(root), targets)  # a wrong name is refused before a server is started
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # prefect hands it on when it is done
     with _uninterrupted():
         get_client(sync_client=True)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from graphlib import TopologicalSorter
@@ -165,7 +165,7 @@ def _repo(root: Path) -> Iterator[Any]:
     from dvc.repo import Repo
 
     try:
-        with Repo(str(root)) as repo:
+        with chdir(root), Repo() as repo:  # DVC takes some paths relative to the current directory
             yield repo
     except DvcException as error:
         raise StageError(" ".join(str(error).split())) from error
@@ -210,23 +210,24 @@ def _entry(stage: Any) -> dict[str, Any]:
 
 
 def _step(stage: Any, locked: dict[str, Any] | None, waits: list[str], restored: dict[str, Any]) -> Step:
-    absent = [path for dep in stage.deps if (path := _predict(dep, restored))]
-    reasons = lock.differences(locked, _entry(stage)) if not absent else [f"{path} is missing" for path in absent]
-    if waits or absent:
-        return Step(stage.name, "run", waits + ([] if waits and absent else reasons), None)
+    unknown = [why for dep in stage.deps if (why := _predict(dep, restored))]
+    if waits or unknown:
+        return Step(stage.name, "run", waits or unknown, None)
     key = lock.key(_entry(stage))
+    reasons = lock.differences(locked, _entry(stage))
     same = locked is not None and lock.key(locked) == key
-    changed = [f"{path} {how}" for out in stage.outs for path, how in out.workspace_status().items()] if same else []
-    if same and not changed:
+    if same:
+        reasons += [f"{path} {how}" for out in stage.outs for path, how in out.workspace_status().items()]
+    if not reasons:
         return Step(stage.name, "nothing", [], key)
     if cached := _cached(stage, locked if same else _remembered(stage, key)):
         restored |= {out.def_path: out for out in cached.outs}
-        return Step(stage.name, "restore", reasons + changed, key)
-    return Step(stage.name, "run", reasons + changed, key)
+        return Step(stage.name, "restore", reasons, key)
+    return Step(stage.name, "run", reasons, key)
 
 
 def _predict(dep: Any, restored: dict[str, Any]) -> str | None:
-    """Give `dep` the hash that it will have when its stage starts; its path if it cannot be known."""
+    """Give `dep` the hash that it will have when its stage starts; why not, if that cannot be known."""
     from dvc.dependency.base import DependencyDoesNotExistError
     from dvc_data.hashfile.meta import Meta
 
@@ -234,10 +235,12 @@ def _predict(dep: Any, restored: dict[str, Any]) -> str | None:
         if _inside(dep.def_path, path):
             dep.hash_info, dep.meta = out.get_obj(filter_info=dep.fs_path).hash_info, Meta()
             return None
+        if _inside(path, dep.def_path):
+            return f"{path} comes from the cache"
     try:
         dep.save()
     except DependencyDoesNotExistError:
-        return dep.def_path
+        return f"{dep.def_path} is missing"
     return None
 
 

@@ -13,17 +13,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.errors import ParamsError
 from pipeline.sentences import NAME, BlockError, Problem, listed, missing_keys, problems, shown, unknown_key, unlike
+
+
+def _different(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"a seed stands twice in {seeds}: each is one result")
+    return seeds
+
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=NAME)]
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=0)]],
+    Field(min_length=1),
+    AfterValidator(_different),
+]
 
 STRICT = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 SECTIONS = ("datasets", "runs", "evaluations", "finetunes")
@@ -150,13 +161,16 @@ def _study(*, study: Name, hardware: Hardware) -> None: ...
 
 
 def _check_references(params: dict[str, Any]) -> None:
-    """`run:` and `dataset:` name blocks that exist, and a fine-tuning budget is one of its data set's."""
+    """What a block names elsewhere exists: its run, its data set, a projector to keep, the data set's budgets."""
     for section in SECTIONS[1:]:
         for name, block in params[section].items():
             where = f"{section}.{name}"
             for key, target in (("dataset", "datasets"), ("run", "runs")):
                 if key in block:
                     _exists(f"{where}.{key}", block[key], params[target])
+            if block.get("head", "h") != "h" and "projector" not in params["runs"][block["run"]]["method"]:
+                text = f"the run {block['run']!r} has no projector, so the head can only be h, not {block['head']}"
+                raise BlockError(Problem((), text)).at(f"{where}.head")
             for budget in block.get("budgets", []):
                 _exists(f"{where}.budgets", budget, params["datasets"][block["dataset"]]["budgets"])
 

@@ -65,7 +65,7 @@ class Stage:
         return device_lock(name, slots)
 
     def check(self) -> None:
-        """Raise Stopped if a signal asked for it; warn once if an input was edited. Call it often, after saving state."""
+        """Raise Stopped if a signal asked for it; warn once if an input was edited. Call it after saving state."""
         if self._signal is not None:
             raise Stopped(self._signal)
         if self._warned or time.monotonic() - self._looked < LOOK_EVERY:
@@ -73,7 +73,9 @@ class Stage:
         self._looked = time.monotonic()
         if self._fingerprint and (changes := self._fingerprint.changes()):
             self._warned = True
-            print(f"warning: edited while {self.name} runs: {'; '.join(changes)}. Restore it before the end.", flush=True)
+            print(
+                f"warning: edited while {self.name} runs: {'; '.join(changes)}. Restore it before the end.", flush=True
+            )
 
     @property
     def stopping(self) -> bool:
@@ -216,7 +218,8 @@ def _receipt(node: graph.Node, hardware: Hardware) -> dict[str, Any]:
         "params": node.params,
         "code": code,
         "data": {path: md5 for path, md5 in inputs.items() if path not in code},
-        "versions": {"python": platform.python_version()} | {package: metadata.version(package) for package in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {package: metadata.version(package) for package in PACKAGES},
         "hardware": hardware_class(hardware),
     }
 

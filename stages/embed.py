@@ -1,12 +1,12 @@
 """Stage `embed`: the features of every image, once, and the encoder as a folder that anybody can use.
 
-    data/encoders/<run>, data/datasets/<dataset>/{images, splits.parquet} → data/features/<evaluation>/
-        seed-<k>.npy   float32 (n, d), row-aligned with the pixels
-        pairs-<k>.npy  float32 (2, m, d), two views of the same images; pairs.npy int64 (m,) which rows they are
-    → data/exports/<evaluation>/
-        model.py encoder.py config.json encoder.safetensors golden.safetensors   the first seed, self-contained
+data/encoders/<run>, data/datasets/<dataset>/{images, splits.parquet} → data/features/<evaluation>/
+    seed-<k>.npy   float32 (n, d), row-aligned with the pixels
+    pairs-<k>.npy  float32 (2, m, d), two views of the same images; pairs.npy int64 (m,) which rows they are
+→ data/exports/<evaluation>/
+    model.py encoder.py config.json encoder.safetensors golden.safetensors   the first seed, self-contained
 
-    python -m stages.embed simclr
+python -m stages.embed simclr
 """
 
 import shutil
@@ -25,7 +25,7 @@ from pipeline.stage import run as run_stage
 from stages.datasets._prepared import Prepared
 from stages.encoders import _model
 from stages.encoders._export import save_weights
-from stages.training.loop import viewer
+from stages.encoders._viewer import viewer
 from stages.views._draws import Source
 
 GOLDEN = 8  # images in an export's self-test

@@ -10,7 +10,7 @@ test are predicted once a cell, after its last step: nothing is chosen on them.
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,14 +27,15 @@ from pipeline.stage import Stage, device_name
 from pipeline.stage import run as run_stage
 from stages.datasets._prepared import Prepared
 from stages.encoders import _model
+from stages.encoders._viewer import viewer
 from stages.networks.heads import Projection, Projector
 from stages.objectives._objective import Objective
 from stages.probes._metrics import summarize
 from stages.training.checkpoints import Checkpoints
-from stages.training.loop import Images, Plan, Trainer, Training, viewer
+from stages.training.loop import Images, Plan, Trainer, Training
 from stages.training.randomness import seeded
 
-Head = Annotated[str, Field(pattern=r"^(h|projector\.[12])$")]
+Head = Literal["h", "projector.1", "projector.2"]
 
 
 class Finetuning(Training):
@@ -85,7 +86,9 @@ def finetune(
                     write_atomically(done, json.dumps(predicted(tuned, model, prepared)).encode())
                 stage.check()
             outcomes = [json.loads((stage.scratch / f"{cell.name}.json").read_text()) for cell in cells]
-            scores |= score(budget, outcomes, prepared, f"{objective.name} objective from {head}, {training.steps} steps")
+            scores |= score(
+                budget, outcomes, prepared, f"{objective.name} objective from {head}, {training.steps} steps"
+            )
             stage.log({f"finetune.{budget}.val": scores[f"finetune.{budget}.top1"]["val"]["mean"]})
     stage.out(paths.finetunes(stage.item)).write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
 
@@ -105,7 +108,9 @@ def start(
     network, features = model.encoder, model.features
     if head != "h":
         if "projector" not in model.config:
-            raise ParamsError(f"params.yaml: head: {head}: the run in {folder} has no projector; its head can only be h")
+            raise ParamsError(
+                f"params.yaml: head: {head}: the run in {folder} has no projector; its head can only be h"
+            )
         projection = Projection(**model.config["projector"])
         projector = Projector(features, projection)
         projector.load_state_dict(load_file(folder / f"seed-{seed}" / "projector.safetensors"))
@@ -124,9 +129,7 @@ def granted(prepared: Prepared, cell: Cell, pixels: Tensor) -> Images:
     return Images(pixels, labels.to(pixels.device), torch.from_numpy(rows))
 
 
-def plan_of(
-    cell: Cell, images: Images, training: Finetuning, views: Spec, model: _model.Model, precision: str
-) -> Plan:
+def plan_of(cell: Cell, images: Images, training: Finetuning, views: Spec, model: _model.Model, precision: str) -> Plan:
     """Whole epochs that hold at least `steps` steps of batches that the budget can fill."""
     size = min(training.batch_size, len(images.rows))
     epochs = -(-training.steps // (len(images.rows) // size))

@@ -1,11 +1,11 @@
 """Stage `pretrain`: train an encoder, once a seed.
 
-    data/datasets/<dataset>/{images, pretrain/<sees>.parquet} → data/encoders/<run>/
-        model.py encoder.py config.json           how to build and call the encoder
-        seed-<k>/{encoder,projector}.safetensors  what was learned
-        seed-<k>/curves.csv                       loss and learning rate, a row an epoch
+data/datasets/<dataset>/{images, pretrain/<sees>.parquet} → data/encoders/<run>/
+    model.py encoder.py config.json           how to build and call the encoder
+    seed-<k>/{encoder,projector}.safetensors  what was learned
+    seed-<k>/curves.csv                       loss and learning rate, a row an epoch
 
-    python -m stages.pretrain simclr
+python -m stages.pretrain simclr
 """
 
 import csv
@@ -26,12 +26,14 @@ from pipeline.stage import Stage, device_name, run
 from stages.datasets._prepared import Prepared
 from stages.encoders import _export
 from stages.encoders._model import Model
+from stages.encoders._viewer import viewer
 from stages.methods._method import Method, Setting
 from stages.training import guards
 from stages.training.checkpoints import Checkpoints
-from stages.training.loop import Curves, Images, Plan, Trainer, Training, viewer
+from stages.training.loop import Curves, Images, Plan, Trainer, Training
 from stages.training.monitor import Look, look
 from stages.training.randomness import seeded
+from stages.views._draws import Source
 
 
 class Input(Block):
@@ -81,6 +83,7 @@ def pretrain(
                     precision=hardware.precision,
                     look=watch(model, prepared, training.monitor_epochs),
                 )
+                require_views(plan, learner, images, method.name)
                 curves = fit(stage, learner, model, images, plan)
                 save(out / f"seed-{seed}", learner, curves)
 
@@ -95,9 +98,7 @@ def visible(prepared: Prepared, sees: str, device: torch.device) -> Images:
     return Images(torch.from_numpy(np.array(prepared.pixels)).to(device), labels.to(device), torch.from_numpy(rows))
 
 
-def build(
-    encoder: Spec, method: Spec, view: Input, images: Images, batch_size: int, sees: str
-) -> tuple[Model, Method]:
+def build(encoder: Spec, method: Spec, view: Input, images: Images, batch_size: int, sees: str) -> tuple[Model, Method]:
     """Fresh weights: the encoder as a model, and the method that trains it."""
     device = images.pixels.device
     network = encoder.make().to(device)
@@ -110,6 +111,17 @@ def build(
         config["projector"] = method.arguments["projector"].model_dump()
     learner.to(device, memory_format=torch.channels_last)
     return Model(network, config).to(device), learner
+
+
+def require_views(plan: Plan, learner: Method, images: Images, name: str) -> None:
+    """ParamsError unless the view policy gives as many views as the method compares."""
+    row = images.rows[:1].to(images.pixels.device)
+    given = len(plan.make_views(images.pixels[row], Source(seed=0, epoch=0, index=row)))
+    if given != learner.views:
+        raise ParamsError(
+            f"params.yaml: the views of this run make {given} view(s) of an image and the method {name} compares "
+            f"{learner.views}: choose views that make {learner.views}"
+        )
 
 
 def fit(stage: Stage, learner: Method, model: Model, images: Images, plan: Plan) -> Curves:

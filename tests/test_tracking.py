@@ -256,6 +256,33 @@ def test_an_interrupted_delivery_goes_on_where_it_stopped(root, no_courier, monk
     assert history(root, found, "loss") == [(step, float(step)) for step in range(2500)]
 
 
+def test_a_run_that_ends_before_its_courier_looks_is_one_run(root, no_courier, monkeypatch):
+    """A short stage is over while the courier still imports MLflow: it is delivered once, and nothing remains."""
+    monkeypatch.setattr(courier.signal, "signal", lambda number, action: None)
+    run = start()
+    connect = courier.connect
+
+    def slow(root):
+        run.log({"loss": 1.0}, 0)
+        run.end("FINISHED")
+        return connect(root)
+
+    monkeypatch.setattr(courier, "connect", slow)
+    courier.main(run.spool)
+    assert [found.info.status for found in runs(root)] == ["FINISHED"]
+    assert waiting() == []
+
+
+def test_a_spool_is_delivered_by_one_process_at_a_time(root, no_courier):
+    """Sync beside a courier that delivers the same spool leaves it to the courier."""
+    run = start()
+    run.end("FINISHED")
+    delivery = courier.Delivery(run.spool)
+    assert sync(root) == []
+    delivery.close()
+    assert sync(root) == ["pretrain@simclr: delivered"]
+
+
 def test_a_torn_line_is_skipped(root, no_courier):
     """What a full disk cut short costs that record only."""
     run = start()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import Stopped, TrainingError
 from pipeline.params import ParamsError, arguments
-from stages.methods._method import Batch
+from stages.methods._method import Batch, Learner
 from stages.training import guards, monitor
 from stages.training.checkpoints import Checkpoints
 from stages.training.loop import Images, Plan, Trainer, Training
@@ -44,7 +44,7 @@ class Host:
         self.logged.append((step, metrics))
 
 
-class Noisy(nn.Module):
+class Noisy(Learner):
     """Learns the mean of its images under batch normalization and dropout: weights, buffers and random draws matter."""
 
     def __init__(self, bad_at: tuple[int, ...] = ()) -> None:
@@ -67,7 +67,9 @@ def make_views(pixels: Tensor, source) -> list[Tensor]:
     return [pixels.permute(0, 3, 1, 2).float() / 255 + source.view(0).uniform(0, 0.1)[:, None, None, None]]
 
 
-def trainer(folder: Path, host: Host, *, images: int = 40, batch: int = 8, epochs: int = 6, look=None, bad=(), optimizer=SGD):
+def trainer(
+    folder: Path, host: Host, *, images: int = 40, batch: int = 8, epochs: int = 6, look=None, bad=(), optimizer=SGD
+):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         method = Noisy(bad)
@@ -245,7 +247,9 @@ def test_a_lasting_fault_names_step_and_images(tmp_path) -> None:
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path) -> None:
     """The error gives the number of images and what would be right."""
-    with pytest.raises(TrainingError, match="batch_size 64 is larger than the 40 images it may see; make it 40 or less"):
+    with pytest.raises(
+        TrainingError, match="batch_size 64 is larger than the 40 images it may see; make it 40 or less"
+    ):
         trainer(tmp_path, Host(), batch=64)
 
 

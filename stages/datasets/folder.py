@@ -98,7 +98,9 @@ def _read(file: Path, shape: tuple[int, int], fit: str) -> np.ndarray:
     with Image.open(file) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError("more than 8 bits per channel: save it with 8")
-        image.draft("RGB", (2 * max(shape), 2 * max(shape)))  # a JPEG far larger than needed is decoded at a lower scale
+        image.draft(
+            "RGB", (2 * max(shape), 2 * max(shape))
+        )  # a JPEG far larger than needed is decoded at a lower scale
         upright = ImageOps.exif_transpose(image).convert("RGB")
     if fit == "crop":
         return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC))

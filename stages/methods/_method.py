@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 
@@ -25,16 +24,8 @@ class Setting(NamedTuple):
     batch_size: int
 
 
-class Method(nn.Module):
-    """Trains `encoder`: forward gives the loss (and scalars worth a curve), after_step moves what has no gradient."""
-
-    needs_labels: ClassVar[bool] = False
-    views: ClassVar[int] = 2  # views of an image that forward expects
-
-    def __init__(self, encoder: nn.Module, setting: Setting) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projector: nn.Module | None = None
+class Learner(nn.Module):
+    """What the training loop trains: forward gives the loss, after_step moves what has no gradient."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`{"loss": scalar, ...}`; every other entry is a detached scalar for the curves."""
@@ -43,6 +34,14 @@ class Method(nn.Module):
     def after_step(self, progress: float) -> None:
         """Called after every optimizer step; `progress` runs from 0 to 1 over the training."""
 
-    def features(self, views: list[Tensor]) -> list[Tensor]:
-        """Features of every view, in one forward pass when the views have one size."""
-        return list(self.encoder(torch.cat(views)).chunk(len(views)))
+
+class Method(Learner):
+    """Trains `encoder` without being the encoder: what else it owns is thrown away, but for the projector."""
+
+    needs_labels: ClassVar[bool] = False
+    views: ClassVar[int] = 2  # views of an image that forward expects
+
+    def __init__(self, encoder: nn.Module, setting: Setting) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector: nn.Module | None = None

@@ -8,17 +8,15 @@ the views, learning rate) is a pure function of seed and step, so a resumed trai
 
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.errors import TrainingError
 from pipeline.params import Block, Count, NonNegative
-from pipeline.plugins import Spec, partial_of
-from stages.encoders._model import Model
-from stages.methods._method import Batch
+from stages.methods._method import Batch, Learner
 from stages.training import guards
 from stages.training.checkpoints import Checkpoints
 from stages.training.optimizers import Optimizer, make_optimizer
@@ -59,12 +57,6 @@ class Plan(NamedTuple):
     look: Callable[[int], dict[str, float]] | None  # epoch → scalars to watch; changes no bit
 
 
-def viewer(views: Spec, model: Model) -> Callable[[Tensor, Source], list[Tensor]]:
-    """The views of a plug-in as the encoder wants them: of its side, normalized."""
-    make_views = partial_of(views)
-    return lambda pixels, source: [model.normalize(view) for view in make_views(pixels, source, model.side)]
-
-
 class Host(Protocol):
     """What the loop asks of the stage that it runs in."""
 
@@ -80,7 +72,7 @@ class Trainer:
     TrainingError for a batch larger than the data, or a loss that is not finite twice at the same step.
     """
 
-    def __init__(self, method: nn.Module, images: Images, plan: Plan, checkpoints: Checkpoints, host: Host) -> None:
+    def __init__(self, method: Learner, images: Images, plan: Plan, checkpoints: Checkpoints, host: Host) -> None:
         self.method, self.images, self.plan, self.checkpoints, self.host = method, images, plan, checkpoints, host
         self.device = images.pixels.device
         self.size = plan.settings.batch_size

@@ -1,0 +1,257 @@
+"""Running stages: one by one through DVC children, and as the Prefect flow."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+from toy_project import REPOSITORY, STAGES, edit, make, run
+
+from pipeline import repro
+from pipeline.graph import Node
+from pipeline.repro import Outcome, Result, Runner
+
+STUBBORN = """\
+import signal, sys, time, pathlib
+stop = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: stop.append(number))
+pathlib.Path("working").touch()
+while not stop:
+    time.sleep(0.05)
+time.sleep(0.5)
+pathlib.Path("saved").touch()
+sys.exit(143)
+"""
+# runs the flow again and again in one process, so that one temporary server serves all
+DRIVER = """\
+import json, shutil, sys
+from pathlib import Path
+from pipeline import flow, lock
+
+def look():
+    names = {}
+    def note(results, keys):
+        names.update({result.stage: [result.outcome.value, result.message] for result in results})
+        return conclude(results, keys)
+    conclude, flow._conclude = flow._conclude, note
+    code = flow.run([], force=False)
+    flow._conclude = conclude
+    return {"code": code, "stages": names, "lock": lock.read(Path())}
+
+seen = {"first": look(), "second": look()}
+shutil.rmtree("data")
+Path("dvc.lock").unlink()
+seen["restored"] = look()
+dag = Path("dvc.yaml").read_text()
+Path("dvc.yaml").write_text(dag.replace("mkdir -p data/encoders && grep", "test ${key} = b && grep"))
+seen["failing"] = look()
+seen["heavy"] = sorted({"torch", "mlflow"} & sys.modules.keys())
+Path("seen.json").write_text(json.dumps(seen))
+"""
+
+
+def node(name, *upstream):
+    return Node(name, "", [], {}, {}, list(upstream), {}, "")
+
+
+def child(root, *arguments, **options):
+    """A Python process of its own session in a project, with this repository's code."""
+    env = repro.environment(PYTHONPATH=str(REPOSITORY))
+    return subprocess.Popen([sys.executable, *arguments], cwd=root, env=env, start_new_session=True, **options)
+
+
+@pytest.fixture
+def project(tmp_path):
+    return make(tmp_path / "project")
+
+
+@pytest.fixture
+def runner(project):
+    return Runner(project, repro.environment())
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """What four runs of the flow did."""
+    root = make(tmp_path_factory.mktemp("flow") / "project")
+    (root / "driver.py").write_text(DRIVER)
+    with (root / "log").open("w") as log:
+        assert child(root, "driver.py", stdout=log, stderr=log).wait() == 0, (root / "log").read_text()
+    return json.loads((root / "seen.json").read_text()) | {"log": (root / "log").read_text()}
+
+
+def outcomes(look):
+    return [look["stages"][name][0] for name in STAGES]
+
+
+def bring_all(runner):
+    return [runner.run(name, force=False, say=lambda line: None).outcome for name in STAGES]
+
+
+def test_the_outcome_of_a_stage_is_what_dvc_did(project, runner):
+    """Executed at first, up to date after that, restored when only the cache has the outputs."""
+    assert bring_all(runner) == [Outcome.EXECUTED] * 4
+    assert bring_all(runner) == [Outcome.UP_TO_DATE] * 4
+    run("rm", "-rf", "data", "dvc.lock", cwd=project)
+    assert bring_all(runner) == [Outcome.RESTORED] * 4
+
+
+def test_force_runs_what_is_up_to_date(runner):
+    """`force` executes a stage that has not changed."""
+    for _ in range(2):
+        result = runner.run("prepare@d", force=True, say=lambda line: None)
+        assert result.outcome is Outcome.EXECUTED
+
+
+def test_a_failure_keeps_the_last_words_of_the_stage(project, runner):
+    """The message is what the stage said, not what DVC says about it; every line is passed on."""
+    edit(project, "dvc.yaml", "mkdir -p data/datasets/${key} &&", "echo out of paper >&2; false &&")
+    lines: list[str] = []
+    result = runner.run("prepare@d", force=False, say=lines.append)
+    assert (result.outcome, result.message) == (Outcome.FAILED, "out of paper")
+    assert "out of paper" in lines
+
+
+def test_a_progress_bar_does_not_flood(project, runner):
+    """Of the updates of a bar, which overwrite each other, only the first of a while is passed on."""
+    edit(project, "dvc.yaml", "cmd: mkdir", r"""cmd: printf '1%%\r2%%\r3%%\r\ndone\n'; mkdir""")
+    lines: list[str] = []
+    runner.run("prepare@d", force=False, say=lines.append)
+    assert [line for line in lines if line in ("1%", "2%", "3%", "done")] == ["1%", "done"]
+
+
+def test_a_stage_waits_for_files_that_another_dvc_holds(project, runner):
+    """DVC refuses a path that another process writes; the stage is tried again until that has ended."""
+    held = project / ".dvc" / "tmp" / "rwlock"
+    held.parent.mkdir()
+    holder = {"pid": os.getpid(), "cmd": "dvc repro"}
+    held.write_text(json.dumps({"write": {str(project / "data/datasets/d"): holder}, "read": {}}))
+    said = []
+
+    def say(line):
+        if line.startswith("waiting"):
+            held.unlink()
+        said.append(line)
+
+    assert runner.run("prepare@d", force=False, say=say).outcome is Outcome.EXECUTED
+    assert "is busy" in said[0]
+
+
+def test_stop_leaves_no_survivor(project, runner):
+    """A stopped stage may save its state; then neither it nor its dvc is alive, and nothing starts any more."""
+    (project / "stubborn.py").write_text(STUBBORN)
+    edit(project, "dvc.yaml", "cmd: mkdir", "cmd: python stubborn.py; mkdir")
+    with ThreadPoolExecutor() as pool:
+        future = pool.submit(runner.run, "prepare@d", force=False, say=lambda line: None)
+        _wait_for(project / "working")
+        family = psutil.Process().children(recursive=True)
+        runner.stop()
+        assert future.result().outcome is Outcome.STOPPED
+    assert len(family) >= 2
+    assert (project / "saved").exists()
+    assert not any(process.is_running() for process in family)
+    assert runner.run("prepare@d", force=False, say=lambda line: None).outcome is Outcome.STOPPED
+
+
+def test_schedule_skips_what_depends_on_a_failure():
+    """Everything downstream of a failed stage is skipped because of that stage; the rest runs, within the places."""
+    nodes = [node("a"), node("b"), node("c"), node("a2", "a"), node("b2", "b"), node("a3", "a2", "b2")]
+    running, most, lock = 0, 0, threading.Lock()
+
+    def work(name, cause):
+        nonlocal running, most
+        if cause:
+            return repro.skipped(name, cause)
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return Result(name, Outcome.FAILED if name == "a" else Outcome.EXECUTED, 0.0)
+
+    with ThreadPoolExecutor() as pool:
+        futures = []
+
+        def start(stage, cause):
+            futures.append(pool.submit(work, stage.name, cause))
+            return futures[-1]
+
+        def first_done(waiting):
+            return waiting[0], waiting[0].result()
+
+        results = {result.stage: result for result in repro.schedule(nodes, 2, start, first_done)}
+    assert [results[stage.name].outcome.value for stage in nodes] == [
+        *("Failed", "Executed", "Executed"),
+        *("Skipped", "Executed", "Skipped"),
+    ]
+    assert results["a3"].message == "because a failed"
+    assert most == 2
+
+
+def test_places_never_ask_for_more_threads_than_cores(monkeypatch):
+    """Stages side by side × threads of each ≤ cores, and at least one stage runs."""
+    monkeypatch.setattr(repro, "cores", lambda: 8)
+    assert [repro.places(threads) for threads in (1, 3, 8, 16)] == [8, 2, 1, 1]
+
+
+def test_the_flow_and_dvc_repro_are_interchangeable(seen, tmp_path):
+    """The flow runs, skips and restores like `dvc repro`, and leaves the same lock."""
+    root = make(tmp_path / "project")
+    run(*repro.dvc("repro"), cwd=root)
+    theirs = YAML(typ="safe").load(root / "dvc.lock")["stages"]
+    assert seen["first"]["lock"] == seen["second"]["lock"] == seen["restored"]["lock"] == theirs
+    assert outcomes(seen["first"]) == ["Executed"] * 4
+    assert outcomes(seen["second"]) == ["UpToDate"] * 4
+    assert outcomes(seen["restored"]) == ["RestoredFromRunCache"] * 4
+    assert [seen[look]["code"] for look in ("first", "second", "restored")] == [0, 0, 0]
+
+
+def test_the_flow_goes_on_past_a_failure(seen):
+    """A failed stage is tried as often as its meta says; its dependents are skipped, others run, the exit code is 1."""
+    assert outcomes(seen["failing"]) == ["UpToDate", "Failed", "Executed", "Skipped"]
+    assert seen["failing"]["stages"]["report"][1] == "because pretrain@a failed"
+    assert seen["failing"]["code"] == 1
+    assert seen["log"].count("> test a = b && grep") == 2  # meta: {retries: 1}
+
+
+def test_the_flow_process_stays_light(seen):
+    """Neither torch nor mlflow is ever imported where the flow runs."""
+    assert seen["heavy"] == []
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("how", ["interrupt", "terminate"])
+def test_a_stopped_flow_leaves_no_survivor(tmp_path, how):
+    """Ctrl-C reaches the whole group, SIGTERM only the flow: either way the stage saves its state and all is gone."""
+    root = make(tmp_path / "project")
+    (root / "stubborn.py").write_text(STUBBORN)
+    edit(root, "dvc.yaml", "cmd: mkdir -p data/datasets", "cmd: python stubborn.py; mkdir -p data/datasets")
+    flow = child(root, "-m", "pipeline", "run", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    _wait_for(root / "working")
+    family = psutil.Process(flow.pid).children(recursive=True)
+    assert len(family) >= 3  # a temporary server, dvc, the stage
+    if how == "interrupt":
+        os.killpg(flow.pid, signal.SIGINT)
+    else:
+        flow.terminate()
+    assert flow.wait(60) == (130 if how == "interrupt" else 143)
+    assert (root / "saved").exists()
+    assert not any(process.is_running() for process in family)
+
+
+def _wait_for(path: Path) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not appear")
