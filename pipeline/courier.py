@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.scratch import write_atomically
-from pipeline.tracking import connect, experiment, first_line, item, legal, read_state
+from pipeline.tracking import connect, experiment, first_line, item, legal, read_state, store
 
 if TYPE_CHECKING:
     from pipeline.graph import LockEntry
@@ -67,6 +67,7 @@ class Delivery:
                         with contextlib.suppress(mlflow.exceptions.MlflowException):
                             client.set_tag(self._state["run"], "refused", f"{record['kind']}: {reason}")
             self._save(offset=end, problem=None)
+        write_atomically(self.spool.parent.with_name("tracked"), store().encode())
 
     def finish(self, mlflow: Any) -> None:
         """Deliver the rest of a spool whose writer is gone, and remove it; a run without an end was killed."""
@@ -82,6 +83,7 @@ class Delivery:
     def note(self, error: Exception) -> None:
         """Keep, for the writer's warning, why the store failed."""
         self._save(problem=first_line(error))
+        self.spool.parent.with_name("tracked").unlink(missing_ok=True)
 
     def close(self) -> None:
         self._file.close()

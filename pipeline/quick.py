@@ -1,6 +1,5 @@
 """The whole DAG on a sliver of the data, in a copy: a minute spent before a study of three days, to see it through."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -67,6 +66,8 @@ def _small(tree: Any) -> Any:
 
 def _copy(root: Path, copy: Path) -> None:
     """The files that git has or would take, apart from results and locks; own DVC cache; data/raw as a link."""
+    from ruamel.yaml import YAML
+
     for name in git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
         source, target = root / name, copy / name
         if source.is_file() and not name.startswith(("data/", "recipes/", ".dvc/", "dvc.lock")):
@@ -74,7 +75,9 @@ def _copy(root: Path, copy: Path) -> None:
             shutil.copy2(source, target, follow_symlinks=False)
     (copy / ".dvc").mkdir()
     (copy / ".dvc" / "config").write_text(CONFIG)
-    (copy / "params.yaml").write_text(json.dumps(shrink(params.read(root / "params.yaml"))))
+    yaml = YAML(typ="safe")
+    yaml.default_flow_style = False
+    yaml.dump(shrink(params.read(root / "params.yaml")), copy / "params.yaml")
     if (root / "data" / "raw").exists():
         (copy / "data").mkdir()
         (copy / "data" / "raw").symlink_to((root / "data" / "raw").resolve())

@@ -178,10 +178,10 @@ class Runner:
                 outcome = Outcome.RESTORED
             elif outcome is Outcome.UP_TO_DATE and BUSY.search(line):
                 blocked = line
+            elif not (line.startswith("> ") or (last and line.startswith("ERROR: failed to reproduce"))):
+                last = line
             if not blocked:
                 say(line)
-            if not (last and line.startswith("ERROR: failed to reproduce")) and not line.startswith("> "):
-                last = line
         failed = child.wait() != 0
         self._children.discard(child)
         if failed:

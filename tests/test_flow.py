@@ -3,19 +3,20 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 import pytest
 from ruamel.yaml import YAML
 from toy_project import REPOSITORY, STAGES, edit, make, run
 
-from pipeline import repro
+from pipeline import lock, repro
 from pipeline.graph import Node
 from pipeline.repro import Outcome, Result, Runner
 
@@ -63,9 +64,9 @@ def node(name, *upstream):
     return Node(name, "", [], {}, {}, list(upstream), {}, "")
 
 
-def child(root, *arguments, **options):
+def child(root, *arguments, more=None, **options):
     """A Python process of its own session in a project, with this repository's code."""
-    env = repro.environment(PYTHONPATH=str(REPOSITORY))
+    env = repro.environment(PYTHONPATH=str(REPOSITORY), **(more or {}))
     return subprocess.Popen([sys.executable, *arguments], cwd=root, env=env, start_new_session=True, **options)
 
 
@@ -93,23 +94,22 @@ def outcomes(look):
     return [look["stages"][name][0] for name in STAGES]
 
 
-def bring_all(runner):
-    return [runner.run(name, force=False, say=lambda line: None).outcome for name in STAGES]
+def bring(runner):
+    return runner.run("prepare@d", force=False, say=lambda line: None).outcome
 
 
 def test_the_outcome_of_a_stage_is_what_dvc_did(project, runner):
     """Executed at first, up to date after that, restored when only the cache has the outputs."""
-    assert bring_all(runner) == [Outcome.EXECUTED] * 4
-    assert bring_all(runner) == [Outcome.UP_TO_DATE] * 4
+    assert bring(runner) is Outcome.EXECUTED
+    assert bring(runner) is Outcome.UP_TO_DATE
     run("rm", "-rf", "data", "dvc.lock", cwd=project)
-    assert bring_all(runner) == [Outcome.RESTORED] * 4
+    assert bring(runner) is Outcome.RESTORED
 
 
 def test_force_runs_what_is_up_to_date(runner):
     """`force` executes a stage that has not changed."""
-    for _ in range(2):
-        result = runner.run("prepare@d", force=True, say=lambda line: None)
-        assert result.outcome is Outcome.EXECUTED
+    bring(runner)
+    assert runner.run("prepare@d", force=True, say=lambda line: None).outcome is Outcome.EXECUTED
 
 
 def test_a_failure_keeps_the_last_words_of_the_stage(project, runner):
@@ -122,11 +122,11 @@ def test_a_failure_keeps_the_last_words_of_the_stage(project, runner):
 
 
 def test_a_progress_bar_does_not_flood(project, runner):
-    """Of the updates of a bar, which overwrite each other, only the first of a while is passed on."""
+    """Of the updates of a bar, which overwrite each other, one in a while is passed on, and the last."""
     edit(project, "dvc.yaml", "cmd: mkdir", r"""cmd: printf '1%%\r2%%\r3%%\r\ndone\n'; mkdir""")
     lines: list[str] = []
     runner.run("prepare@d", force=False, say=lines.append)
-    assert [line for line in lines if line in ("1%", "2%", "3%", "done")] == ["1%", "done"]
+    assert [line for line in lines if line in ("1%", "2%", "3%", "done")] == ["1%", "3%", "done"]
 
 
 def test_a_stage_waits_for_files_that_another_dvc_holds(project, runner):
@@ -151,31 +151,31 @@ def test_stop_leaves_no_survivor(project, runner):
     (project / "stubborn.py").write_text(STUBBORN)
     edit(project, "dvc.yaml", "cmd: mkdir", "cmd: python stubborn.py; mkdir")
     with ThreadPoolExecutor() as pool:
-        future = pool.submit(runner.run, "prepare@d", force=False, say=lambda line: None)
-        _wait_for(project / "working")
+        future = pool.submit(bring, runner)
+        _wait_for((project / "working").exists)
         family = psutil.Process().children(recursive=True)
         runner.stop()
-        assert future.result().outcome is Outcome.STOPPED
+        assert future.result() is Outcome.STOPPED
     assert len(family) >= 2
     assert (project / "saved").exists()
     assert not any(process.is_running() for process in family)
-    assert runner.run("prepare@d", force=False, say=lambda line: None).outcome is Outcome.STOPPED
+    assert bring(runner) is Outcome.STOPPED
 
 
 def test_schedule_skips_what_depends_on_a_failure():
     """Everything downstream of a failed stage is skipped because of that stage; the rest runs, within the places."""
     nodes = [node("a"), node("b"), node("c"), node("a2", "a"), node("b2", "b"), node("a3", "a2", "b2")]
-    running, most, lock = 0, 0, threading.Lock()
+    running, most, counting = 0, 0, threading.Lock()
 
     def work(name, cause):
         nonlocal running, most
         if cause:
             return repro.skipped(name, cause)
-        with lock:
+        with counting:
             running += 1
             most = max(most, running)
         time.sleep(0.05)
-        with lock:
+        with counting:
             running -= 1
         return Result(name, Outcome.FAILED if name == "a" else Outcome.EXECUTED, 0.0)
 
@@ -237,7 +237,7 @@ def test_a_stopped_flow_leaves_no_survivor(tmp_path, how):
     (root / "stubborn.py").write_text(STUBBORN)
     edit(root, "dvc.yaml", "cmd: mkdir -p data/datasets", "cmd: python stubborn.py; mkdir -p data/datasets")
     flow = child(root, "-m", "pipeline", "run", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    _wait_for(root / "working")
+    _wait_for((root / "working").exists)
     family = psutil.Process(flow.pid).children(recursive=True)
     assert len(family) >= 3  # a temporary server, dvc, the stage
     if how == "interrupt":
@@ -249,9 +249,40 @@ def test_a_stopped_flow_leaves_no_survivor(tmp_path, how):
     assert not any(process.is_running() for process in family)
 
 
-def _wait_for(path: Path) -> None:
-    for _ in range(600):
-        if path.exists():
+@pytest.mark.service
+def test_a_server_can_start_the_flow(tmp_path):
+    """What `contrail deploy` serves runs in the project when the server asks for it."""
+    root = make(tmp_path / "project")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    env = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(root / ".prefect")}
+    log = (root / "log").open("w")
+    children = [child(root, "-m", "prefect", "server", "start", "--port", port, more=env, stdout=log, stderr=log)]
+    try:
+        _wait_for(lambda: _answers(port))
+        children.append(child(root, "-m", "pipeline", "deploy", more=env, stdout=log, stderr=log))
+        _wait_for(lambda: "being served" in (root / "log").read_text())
+        ask = child(root, "-m", "prefect", "deployment", "run", "contrail/toy", "--watch", more=env)
+        assert ask.wait(120) == 0, (root / "log").read_text()
+    finally:
+        for process in reversed(children):
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(30)
+    assert (root / "data" / "report" / "results.json").exists()
+    assert set(lock.read(root)) == set(STAGES)
+
+
+def _answers(port):
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health").status == 200
+    except OSError:
+        return False
+
+
+def _wait_for(what):
+    for _ in range(900):
+        if what():
             return
         time.sleep(0.1)
-    raise AssertionError(f"{path} did not appear")
+    raise AssertionError("it did not happen")

@@ -1,0 +1,248 @@
+"""The `contrail` command: verbs, errors, recipes, quick runs, the doctor."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from toy_project import PARAMS, REPOSITORY, STAGES, commit, edit, make, run
+from typer.testing import CliRunner
+
+from pipeline import cli, doctor, lock, params, published, quick, recipes, repro
+from pipeline.recipes import RecipeError
+
+VERBS = {
+    *("check", "plan", "status", "run", "use", "sync", "register", "promote", "rollback"),
+    *("doctor", "deploy", "ui", "where"),
+}
+
+
+def contrail(root, *arguments):
+    """The command as a process, as a person runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=root,
+        env=repro.environment(PYTHONPATH=str(REPOSITORY)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def project(tmp_path):
+    return make(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A project under git that has run and holds a second study as the recipe `other`."""
+    root = make(tmp_path_factory.mktemp("finished") / "project", git=True)
+    other = root / "recipes" / "other"
+    other.mkdir(parents=True)
+    other.joinpath("params.yaml").write_text(PARAMS.replace("study: toy", "study: other").replace("  b:", "  c:"))
+    edit(root, "dvc.yaml", "cat data/encoders/*", "cat data/encoders/a")
+    edit(root, "dvc.yaml", "deps: [data/encoders/a, data/encoders/b]", "deps: [data/encoders/a]")
+    run(*repro.dvc("repro"), cwd=root)
+    commit(root)
+    return root
+
+
+@pytest.fixture
+def studies(finished, tmp_path):
+    run("cp", "-r", "--preserve=timestamps", str(finished), str(tmp_path / "project"), cwd=tmp_path)
+    return tmp_path / "project"
+
+
+def files(root):
+    return {path.relative_to(root): path.read_bytes() for path in root.glob("data/**/*") if path.is_file()}
+
+
+def test_every_verb_is_listed_with_what_it_does():
+    """The help names each verb and says something of it."""
+    assert {command.name or command.callback.__name__ for command in cli.app.registered_commands} == VERBS
+    assert all(command.callback.__doc__ for command in cli.app.registered_commands)
+
+
+def test_the_command_starts_without_heavy_imports():
+    """Nothing slow is imported before a verb needs it."""
+    heavy = {"torch", "mlflow", "prefect", "dvc", "pandas", "sklearn", "numpy"}
+    code = f"import sys, pipeline.cli; print({heavy} & sys.modules.keys())"
+    assert run(sys.executable, "-c", code, cwd=REPOSITORY) == "set()\n"
+
+
+def test_an_expected_error_is_one_sentence(project):
+    """What a user did wrong ends with exit code 1 and no traceback."""
+    answer = contrail(project, "run", "pretrian@a")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: dvc.yaml has no stage 'pretrian@a'; did you mean 'pretrain@a'?")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_outside_of_a_project_it_says_so(tmp_path):
+    """Without a dvc.yaml here or above there is nothing to work on."""
+    answer = contrail(tmp_path, "plan")
+    assert answer.returncode == 1
+    assert "no dvc.yaml here or above" in answer.stderr
+
+
+def test_plan_and_status_for_scripts(project, monkeypatch):
+    """--json gives every stage with its action and reasons."""
+    monkeypatch.chdir(project)
+    steps = json.loads(CliRunner().invoke(cli.app, ["plan", "--json"]).stdout)
+    assert [(step["stage"], step["action"]) for step in steps] == [(name, "run") for name in STAGES]
+    status = json.loads(CliRunner().invoke(cli.app, ["status", "--json"]).stdout)
+    assert set(status) == set(STAGES)
+
+
+def test_plan_for_people(project, monkeypatch):
+    """A line a stage, aligned, and a count."""
+    monkeypatch.chdir(project)
+    lines = CliRunner().invoke(cli.app, ["plan"]).stdout.splitlines()
+    assert lines[0] == "prepare@d   run  dvc.lock has no entry of it"
+    assert lines[-1] == "4 of 4 stages would run, 0 would come from the cache"
+
+
+def test_use_swaps_studies_there_and_back(studies):
+    """Params, lock and results are swapped; outputs of the other study go; coming back needs no run at all."""
+    before = files(studies)
+    missing = recipes.use("other", studies)
+    assert missing == ["prepare@d", "pretrain@a", "pretrain@c", "report"]
+    assert params.read(studies / "params.yaml")["study"] == "other"
+    assert (studies / "recipes/toy/results.json").read_bytes() in before.values()
+    assert not (studies / "dvc.lock").exists()
+    assert not (studies / "data/encoders/b").exists()
+    assert not (studies / "data/report/results.json").exists()
+    assert recipes.use("toy", studies) == []
+    assert files(studies) == before
+    assert json.loads(run(*repro.dvc("status", "--json"), cwd=studies)) == {}
+
+
+def test_use_takes_what_the_cache_knows(studies):
+    """A study that ran once is complete after `use`, its metrics included, and both studies keep their results."""
+    recipes.use("other", studies)
+    run(*repro.dvc("repro"), cwd=studies)
+    commit(studies)
+    there = files(studies)
+    recipes.use("toy", studies)
+    assert recipes.use("other", studies) == []
+    assert files(studies) == there
+
+
+def test_use_refuses_to_lose_changes(studies):
+    """An edit that git does not have would be lost."""
+    edit(studies, "params.yaml", "rate: 0.1", "rate: 0.3")
+    with pytest.raises(RecipeError, match=r"uncommitted changes in params\.yaml: commit"):
+        recipes.use("other", studies)
+    assert params.read(studies / "params.yaml")["runs"]["a"]["rate"] == 0.3
+
+
+def test_use_never_writes_into_the_cache(studies):
+    """The results file of the current study may be a link into DVC's cache: it is replaced, not written to."""
+    results = studies / "data/report/results.json"
+    [record] = [out for out in lock.read(studies)["report"]["outs"] if out["path"] == "data/report/results.json"]
+    kept = studies / ".dvc/cache/files/md5" / record["md5"][:2] / record["md5"][2:]
+    results.unlink()
+    results.hardlink_to(kept)
+    before = kept.read_bytes()
+    (studies / "recipes/other/results.json").write_text("{}")
+    recipes.use("other", studies)
+    assert (results.read_text(), kept.read_bytes()) == ("{}", before)
+
+
+def test_an_unknown_recipe_gets_a_suggestion(studies):
+    """The message names the nearest recipe and lists all."""
+    with pytest.raises(RecipeError, match=r"recipes/otter/params\.yaml; did you mean 'other'\? The recipes are other"):
+        recipes.use("otter", studies)
+
+
+def test_shrink_keeps_the_shape_of_a_study():
+    """Few images, one seed, one epoch, a small batch; everything else stays."""
+    study = {
+        "datasets": {"d": {"subset": None, "budgets": {"1pct": {"seeds": [3, 4]}}}, "e": {"subset": 50}},
+        "runs": {"a": {"training": {"epochs": 100, "batch_size": 256, "warmup_epochs": 5}, "seeds": [0, 1]}},
+        "evaluations": {"a": {"probes": {"linear": {"steps": 13}}}},
+        "finetunes": {"a": {"training": {"steps": 200, "batch_size": 16}}},
+    }
+    small = quick.shrink(study)
+    assert small["datasets"] == {"d": {"subset": 200, "budgets": {"1pct": {"seeds": [3]}}}, "e": {"subset": 50}}
+    assert small["runs"]["a"] == {"training": {"epochs": 1, "batch_size": 32, "warmup_epochs": 5}, "seeds": [0]}
+    assert small["evaluations"] == study["evaluations"]
+    assert small["finetunes"]["a"]["training"] == {"steps": 1, "batch_size": 16}
+    assert study["datasets"]["d"]["subset"] is None
+
+
+def test_quick_runs_everything_elsewhere(studies):
+    """The whole DAG runs on shrunk parameters in a copy, raw data is reached through a link, and nothing stays."""
+    edit(studies, "dvc.yaml", "deps: [code]", "deps: [code, data/raw/photos]")
+    edit(studies, "dvc.yaml", "cat code/pixels", "grep -h '' code/pixels data/raw/photos/one params.yaml")
+    elsewhere = studies.parent / "photos"
+    elsewhere.mkdir()
+    (elsewhere / "one").write_text("photo")
+    (studies / "data/raw").mkdir()
+    (studies / "data/raw/photos").symlink_to(elsewhere)
+    before, state = files(studies), run("git", "status", "--porcelain", cwd=studies)
+    said = []
+    assert quick.quick(studies, said.append)
+    assert said[-1].startswith("4 of 4 stages ran")
+    assert (files(studies), run("git", "status", "--porcelain", cwd=studies)) == (before, state)
+    assert list((studies / ".scratch/quick").iterdir()) == []
+
+
+def test_quick_keeps_the_copy_of_a_failure(studies):
+    """What failed can be looked at, with what each stage printed; what does not depend on it ran."""
+    edit(
+        studies, "dvc.yaml", "mkdir -p data/encoders &&", "echo no light; test ${key} = b && mkdir -p data/encoders &&"
+    )
+    said = []
+    assert not quick.quick(studies, said.append)
+    [copy] = (studies / ".scratch/quick").iterdir()
+    assert said[-2].startswith("2 of 4 stages ran")
+    assert str(copy) in said[-1]
+    assert "no light" in (copy / "logs/pretrain@a.log").read_text()
+
+
+def test_the_doctor_names_strangers_and_stale_entries(studies):
+    """Files that no stage makes, and lock entries of stages that are gone."""
+    [finding] = doctor.strangers(studies)
+    assert finding.state == "ok"
+    (studies / "data/encoders/old").write_text("")
+    (studies / "data/raw").mkdir()
+    (studies / "data/raw/anything").write_text("")
+    [finding] = doctor.strangers(studies)
+    assert (finding.state, finding.words) == (
+        "fault",
+        "no stage of this study makes these, remove them: data/encoders/old",
+    )
+    edit(studies, "params.yaml", "  b: {", "  c: {")
+    [finding] = doctor.stale(studies)
+    assert (finding.state, "pretrain@b" in finding.words) == ("note", True)
+
+
+def test_the_doctor_compares_versions(tmp_path):
+    """A package outside its range or absent is a fault, one that is not the tested version a note."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "x"\nrequires-python = ">=3.11"\ndependencies = ["dvc<2", "nonesuch>=1", "pytest>=8"]\n'
+    )
+    found = {finding.what: finding for finding in doctor.ranges(tmp_path)}
+    states = {what: finding.state for what, finding in found.items()}
+    assert states == {"python": "ok", "dvc": "fault", "nonesuch": "fault", "pytest": "ok"}
+    assert found["nonesuch"].words == "is not installed: pip install 'nonesuch>=1'"
+    (tmp_path / "constraints.txt").write_text("# tested\npytest==1.0\n")
+    [finding] = doctor.pins(tmp_path)
+    assert (finding.state, "instead of 1.0" in finding.words) == ("note", True)
+
+
+def test_published_outputs_are_compared_with_the_last_commit(studies):
+    """Equal bytes are counted; a difference has its reason, or is laid at the machine's door."""
+    theirs = lock.read(studies)
+    assert published.compare(theirs, theirs) == ["5 of 5 outputs are, byte for byte, those of the last commit"]
+    ours = json.loads(json.dumps(theirs))
+    ours["pretrain@a"]["outs"][0]["md5"] = "0"
+    ours["pretrain@b"]["outs"][0]["md5"] = "0"
+    ours["pretrain@b"]["params"]["params.yaml"]["runs.b"]["rate"] = 0.3
+    count, first, second = published.compare(theirs, ours)
+    assert count.startswith("3 of 5")
+    assert first == f"pretrain@a: data/encoders/a differ: {published.ELSEWHERE}"
+    assert second.endswith("runs.b.rate: 0.2 → 0.3")
+    assert "5 of 5" in published.words(studies)[1]
