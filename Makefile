@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
 READY := .venv/.ready
 
-.PHONY: help setup results test test-services check flow ui bench clean
+.PHONY: help setup results test test-services check flow ui clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,9 +39,6 @@ flow: $(READY) ## run the study as a Prefect flow, stages side by side
 
 ui: $(READY) ## serve the MLflow and Prefect pages on this machine
 	contrail ui
-
-bench: $(READY) ## measure the claims in benchmarks/README.md
-	$(MAKE) -C benchmarks
 
 clean: ## forget scratch state; data, cache and tracking stay
 	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -106,14 +107,12 @@ def use(recipe: str) -> None:
     """Make recipes/RECIPE the current study; the current one is put beside it."""
     from pipeline import recipes
 
-    missing = recipes.use(recipe, paths.root())
+    stale = recipes.use(recipe, paths.root())
     print(f"{recipe} is the current study.")
-    if missing:
-        print(
-            f"{len(missing)} stages are not in the cache. Next: `contrail check`, then `dvc repro` or `contrail run`."
-        )
+    if stale:
+        print(f"{len(stale)} stages are not up to date, `contrail plan` says why. Next: `dvc repro` or `contrail run`.")
     else:
-        print("All its outputs are in place.")
+        print("Everything is up to date.")
 
 
 @app.command()
@@ -168,7 +167,8 @@ def deploy(
     """Wait for a Prefect server to start the study: from its page, its API or on a schedule."""
     from pipeline import deploy as deployment
 
-    _interruptible(lambda: deployment.serve(cron))
+    with suppress(KeyboardInterrupt):
+        deployment.serve(cron)
 
 
 @app.command()
@@ -176,7 +176,8 @@ def ui() -> None:
     """Serve the pages of Prefect and MLflow to this machine."""
     from pipeline import deploy as deployment
 
-    _interruptible(lambda: deployment.pages(paths.root()))
+    with suppress(KeyboardInterrupt):
+        deployment.pages(paths.root())
 
 
 @app.command()

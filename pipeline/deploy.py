@@ -45,7 +45,7 @@ def pages(root: Path) -> None:
             raise DeployError(f"port {port} is taken: is `contrail ui` or another {name} server running already?")
     with tracking.reach(root):
         pass  # makes the database, so that the server finds it
-    env = repro.environment(**{**tracking.QUIET, **flow.SETTINGS})
+    env = repro.environment(**{**tracking.QUIET, **flow.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
     servers = [subprocess.Popen(command, cwd=root, env=env) for command in _commands(root)]
     starting = dict(PORTS)
     try:

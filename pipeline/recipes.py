@@ -28,7 +28,7 @@ def use(name: str, root: Path) -> list[str]:
     """Make recipes/<name> the current study and put the current one beside it.
 
     Outputs that the new study does not have are removed, those of its lock come from the cache. Returns the stages
-    that remain to be run. RecipeError: no such recipe, or uncommitted changes would be overwritten.
+    that are not up to date then. RecipeError: no such recipe, or uncommitted changes would be overwritten.
     """
     current = params.read(root / "params.yaml")["study"]
     recipe = _find(name, root)
@@ -43,7 +43,8 @@ def use(name: str, root: Path) -> list[str]:
     for out in (out for node in before for out in node.outs):
         if after.get(out, True) and Path(out) not in FILES:  # not in the new study, or a metric of the old one
             remove(root / out)
-    return graph.checkout(root)
+    graph.checkout(root)
+    return [step.stage for step in graph.plan(root) if step.action != "nothing"]
 
 
 def names(root: Path) -> list[str]:

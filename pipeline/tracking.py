@@ -113,8 +113,13 @@ class Run:
             self._warn(f"{store()} did not take everything ({problem})")
 
     def send(self) -> None:
-        """Start the courier where MLflow is installed; a machine without it keeps the spool for one that has it."""
-        if importlib.util.find_spec("mlflow") is None or self._file is None:
+        """Start the courier where MLflow is installed; a machine without it keeps the spool for one that has it.
+
+        CONTRAIL_TRACKING=off in the environment keeps it too: a trial has nothing to tell.
+        """
+        if os.environ.get("CONTRAIL_TRACKING") == "off" or self._file is None:
+            return
+        if importlib.util.find_spec("mlflow") is None:
             return
         search = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))}

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -181,27 +182,61 @@ def test_a_new_label_retrains_only_what_sees_labels(study: Study) -> None:
     }  # fmt: skip
 
 
-def wait_for(study: Study, pattern: str, process: subprocess.Popen[str]) -> None:
-    """Until a file that matches `pattern` stands in the scratch folder of `pretrain@simclr`."""
-    while not list((study.folder / ".scratch" / "pretrain@simclr").glob(pattern)):
+def test_labels_outside_a_budget_change_no_score_of_it(study: Study) -> None:
+    """Every train label that no budget grants is another one: the fine-tuning scores stay."""
+    folder = study.folder / "data/datasets/digits"
+    granted = {row["id"] for file in (folder / "budgets").glob("*.parquet") for row in pq.read_table(file).to_pylist()}
+    split = {row["id"]: row["split"] for row in pq.read_table(folder / "splits.parquet").to_pylist()}
+    before = (study.folder / "data/finetunes/random.json").read_text()
+    kept = (folder / "labels.parquet").read_bytes()
+    table = pq.read_table(folder / "labels.parquet").to_pylist()
+    changed = [row for row in table if split[row["id"]] == "train" and row["id"] not in granted]
+    for row in changed:
+        row["label"] = (row["label"] + 1) % 10
+        row["name"] = str(row["label"])
+    assert len(changed) > 50
+    (folder / "labels.parquet").unlink()
+    try:
+        pq.write_table(pa.Table.from_pylist(table), folder / "labels.parquet")
+        done = study.run(sys.executable, "-m", "stages.finetune", "random")
+        after = (study.folder / "data/finetunes/random.json").read_text()
+    finally:
+        (folder / "labels.parquet").write_bytes(kept)
+    assert done.returncode == 0, done.stderr
+    assert after == before
+
+
+def wait_for(study: Study, stage: str, pattern: str, process: subprocess.Popen[str]) -> None:
+    """Until a file that matches `pattern` stands in the scratch folder of a stage."""
+    while not list((study.folder / ".scratch" / stage).glob(pattern)):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_training_resumes_to_the_same_bytes(study: Study, kind: signal.Signals) -> None:
-    """Stopped in the second seed by any signal, `dvc repro` goes on there and ends in the recorded md5."""
-    before = study.lock["pretrain@simclr"]
-    process = study.start("dvc", "repro", "-f", "--single-item", "pretrain@simclr")
-    wait_for(study, "*/work/seed-1/*.pt", process)
+@pytest.mark.parametrize(
+    ("stage", "begun", "done", "kind"),
+    [
+        ("pretrain@simclr", "seed-1/*.pt", "seed-0:", signal.SIGKILL),
+        ("pretrain@simclr", "seed-1/*.pt", "seed-0:", signal.SIGTERM),
+        ("pretrain@simclr", "seed-1/*.pt", "seed-0:", signal.SIGINT),
+        ("finetune@simclr", "10pct-*/*.pt", "1pct-draw-0-seed-0:", signal.SIGKILL),
+    ],
+)
+def test_a_killed_training_resumes_to_the_same_bytes(
+    study: Study, stage: str, begun: str, done: str, kind: signal.Signals
+) -> None:
+    """Stopped half-way by any signal, `dvc repro` does not repeat what is done and ends in the recorded md5."""
+    before = study.lock[stage]
+    process = study.start("dvc", "repro", "-f", "--single-item", stage)
+    wait_for(study, stage, f"*/work/{begun}", process)
     os.killpg(process.pid, kind)
     output = process.communicate()[0]
     assert process.returncode != 0
     if kind != signal.SIGKILL:
         assert "goes on from here" in output
-    resumed = study.repro("-f", "--single-item", "pretrain@simclr")
-    assert "seed-0:" not in resumed
-    assert study.lock["pretrain@simclr"] == before
+    resumed = study.repro("-f", "--single-item", stage)
+    assert done not in resumed
+    assert study.lock[stage] == before
 
 
 def test_inputs_edited_during_a_run_are_refused_and_the_work_is_kept(study: Study) -> None:
@@ -209,7 +244,7 @@ def test_inputs_edited_during_a_run_are_refused_and_the_work_is_kept(study: Stud
     before = study.lock["pretrain@simclr"]
     text = (study.folder / "stages/methods/simclr.py").read_text()
     process = study.start("dvc", "repro", "-f", "--single-item", "pretrain@simclr")
-    wait_for(study, "*/work/seed-0/*.pt", process)
+    wait_for(study, "pretrain@simclr", "*/work/seed-0/*.pt", process)
     with study.edited("stages/methods/simclr.py", text + "\n# edited\n"):
         output = process.communicate()[0]
         assert process.returncode != 0
@@ -225,12 +260,12 @@ def test_parameters_edited_during_a_run_are_refused(study: Study) -> None:
     values = json.loads((study.folder / "params.yaml").read_text())
     values["runs"]["supervised"]["training"]["epochs"] = 3
     process = study.start("dvc", "repro", "-f", "--single-item", "pretrain@simclr")
-    wait_for(study, "*/work/seed-0/*.pt", process)
+    wait_for(study, "pretrain@simclr", "*/work/seed-0/*.pt", process)
     with study.edited("params.yaml", json.dumps(values)):
         assert process.wait() == 0, process.communicate()[0]
     values["runs"]["simclr"]["training"]["epochs"] = 41
     process = study.start("dvc", "repro", "-f", "--single-item", "pretrain@simclr")
-    wait_for(study, "*/work/seed-0/*.pt", process)
+    wait_for(study, "pretrain@simclr", "*/work/seed-0/*.pt", process)
     with study.edited("params.yaml", json.dumps(values)):
         assert "inputs changed during the run: params.yaml: runs.simclr" in process.communicate()[0]
     study.repro("--single-item", "pretrain@simclr")
@@ -300,3 +335,39 @@ def test_a_stranger_in_data_is_named(study: Study) -> None:
     assert done.returncode != 0
     assert "data/scores/forgotten.json" in done.stdout + done.stderr
     study.repro()
+
+
+@pytest.mark.service
+def test_a_consumer_needs_neither_this_project_nor_torchvision(study: Study, tmp_path: Path) -> None:
+    """In a second environment, without unpickling, the registered model gives the features that `embed` saved."""
+    assert study.run(sys.executable, "-m", "pipeline", "register", "simclr").returncode == 0
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    [ours] = [Path(path) for path in sys.path if path.endswith("site-packages")]
+    [theirs] = environment.glob("lib/python*/site-packages")
+    for package in ours.iterdir():
+        if not package.name.startswith(("torchvision", "contrail", "__editable__", "__pycache__")):
+            (theirs / package.name).symlink_to(package)
+    script = tmp_path / "consume.py"
+    script.write_text(
+        "import importlib.util, mlflow, numpy as np\n"
+        "assert not any(map(importlib.util.find_spec, ('torchvision', 'pipeline', 'stages')))\n"
+        "encoder = mlflow.pyfunc.load_model('models:/digits-encoder@candidate')\n"
+        f"np.save('features.npy', encoder.predict(np.load(r'{study.folder}/data/datasets/digits/images/pixels.npy')))\n"
+    )
+    done = subprocess.run(
+        [environment / "bin" / "python", script],
+        cwd=tmp_path,
+        env={
+            "PATH": os.environ["PATH"],
+            "OMP_NUM_THREADS": "1",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{study.folder}/.mlflow/mlflow.db",
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = np.load(study.folder / "data/features/simclr/seed-0.npy")
+    assert np.array_equal(np.load(tmp_path / "features.npy"), expected)
