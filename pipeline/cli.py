@@ -99,7 +99,12 @@ def run(
     graph.select(graph.read(), targets or [])  # a wrong name is refused before a server is started
     from pipeline import flow
 
-    sys.exit(_interruptible(lambda: flow.run(targets or [], force=force)))
+    code = _interruptible(lambda: flow.run(targets or [], force=force))
+    try:
+        sync()  # a stage that came from the run-cache has no MLflow run yet
+    except Refusal as error:
+        print(f"warning: {error}", file=sys.stderr)
+    sys.exit(code)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from pipeline import graph, lock, params, paths, repro, tracking
 from pipeline.errors import Refusal
 
 LOW_DISK = 5.0  # GB
-UNMANAGED = ("README.md", ".gitignore", "raw", paths.INCOMING.name)  # in data/, but not made by a stage
+UNMANAGED = ("README.md", ".gitignore", "raw")  # in data/, but not made by a stage
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from pipeline.errors import Refusal
+
 DATA = Path("data")
 REPORT = DATA / "report"
-INCOMING = DATA / ".incoming"
 SCRATCH = Path(".scratch")
 
 
@@ -14,7 +15,7 @@ def root(start: Path | None = None) -> Path:
     for folder in (start, *start.parents):
         if (folder / "dvc.yaml").exists():
             return folder
-    raise FileNotFoundError(f"{start} is not inside a Contrail repository: no dvc.yaml here or above")
+    raise Refusal(f"{start} is not inside a Contrail repository: no dvc.yaml here or above")
 
 
 def dataset(name: str) -> Path:

@@ -2,8 +2,9 @@
 
     .scratch/<stage>/<id>/identity.json   what the id stands for
                           work/           checkpoints, finished cells
-                          outs/           finished outputs under their final names, until they are moved into data/
-                          finished        says that outs/ is complete
+                          outs/           outputs under their final names, until dvc.lock has recorded them
+                          finished        outs/ is complete
+                          placed          data/ has it too
 
 DVC deletes outputs before it runs a stage, so nothing that a resume needs may live in data/.
 """
@@ -20,19 +21,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths
+from pipeline import lock, paths
 
 
 class Scratch:
-    """The scratch folder of one execution: same identity, same folder."""
+    """The scratch folder of one execution: same identity, same folder.
+
+    It outlives the stage until dvc.lock has recorded the outputs: DVC deletes them before another attempt, so whatever
+    ends the run in between must find them here. `identity["key"]` is the run-cache key of the stage.
+    """
 
     def __init__(self, stage: str, identity: dict[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        self.stage = stage
+        sweep()
         self.folder = paths.SCRATCH / stage / digest
         self.work = self.folder / "work"
         self.outs = self.folder / "outs"
-        self._finished = self.folder / "finished"
         self.fresh_because = None if self.folder.exists() else self._difference(identity)
         self.work.mkdir(parents=True, exist_ok=True)
         if not self.finished:
@@ -42,33 +46,53 @@ class Scratch:
 
     @property
     def finished(self) -> bool:
-        return self._finished.exists()
+        return (self.folder / "finished").exists()
 
     def finish(self) -> None:
-        self._finished.touch()
+        """All outputs are written; what the work needed is no longer."""
+        (self.folder / "finished").touch()
+        shutil.rmtree(self.work)
 
-    def move_into_place(self, outs: list[str]) -> None:
-        """Move the finished outputs to their final paths and drop the folder."""
+    def place(self, outs: list[str]) -> None:
+        """Put the finished outputs at their final paths, as links where the file system can, and keep them here."""
         for out in outs:
             staged, final = self.outs / out, Path(out)
-            if not staged.exists():
-                continue  # moved by an attempt that was killed in between
             final.parent.mkdir(parents=True, exist_ok=True)
             if final.is_dir() and not final.is_symlink():
                 shutil.rmtree(final)
             else:
                 final.unlink(missing_ok=True)
-            shutil.move(staged, final)
-        shutil.rmtree(self.folder)
+            if staged.is_dir():
+                shutil.copytree(staged, final, copy_function=_link_or_copy)
+            else:
+                _link_or_copy(staged, final)
+        (self.folder / "placed").touch()
 
     def _difference(self, identity: dict[str, Any]) -> str | None:
         """Why an earlier unfinished execution of the stage cannot be resumed."""
         others = sorted(self.folder.parent.glob("*/identity.json"), key=lambda p: p.stat().st_mtime)
         if not others:
             return None
-        before = _flat(json.loads(others[-1].read_text()))
-        now = _flat(identity)
-        return ", ".join(sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)))
+        before, now = (_flat(what) for what in (json.loads(others[-1].read_text()), identity))
+        changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+        return ", ".join(sorted(changed - {"key"}))
+
+
+def sweep() -> None:
+    """Drop the folders of executions whose outputs are in place and recorded in dvc.lock."""
+    recorded = {stage: lock.key(entry) for stage, entry in lock.read(Path()).items()}
+    for mark in paths.SCRATCH.glob("*/*/placed"):
+        identity = json.loads((mark.parent / "identity.json").read_text())
+        if recorded.get(mark.parent.parent.name) == identity["key"]:
+            mark.with_name("finished").unlink(missing_ok=True)  # first, or half a folder would count as finished
+            shutil.rmtree(mark.parent)
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ A stage module is a command: `python -m stages.pretrain simclr` calls `run(pretr
 """
 
 import ctypes
+import errno
 import json
 import os
 import platform
@@ -15,14 +16,14 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline import graph, params, paths, tracking
-from pipeline.errors import InputsChanged, MissingInput, Refusal, Stopped
+from pipeline import graph, lock, params, paths, repro, tracking
+from pipeline.errors import InputsChanged, MissingInput, ParamsError, Refusal, Stopped
 from pipeline.fingerprint import Fingerprint
 from pipeline.params import Hardware
 from pipeline.scratch import Scratch, device_lock
@@ -30,12 +31,15 @@ from pipeline.scratch import Scratch, device_lock
 CHECKPOINT_SCHEMA = 1  # raised when a checkpoint of an older version cannot be resumed
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pyarrow", "safetensors", "pillow")
 LOOK_EVERY = 5.0  # seconds between two looks at the inputs while a stage works
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
 class Stage:
     """What a running stage may ask of the frame."""
 
-    def __init__(self, node: graph.Node, hardware: Hardware, study: str, scratch: Scratch, run: tracking.Run) -> None:
+    def __init__(
+        self, node: graph.Node, hardware: Hardware, study: str, scratch: Scratch, run: tracking.Run, inputs: Fingerprint
+    ) -> None:
         self.name = node.name
         self.item = node.name.partition("@")[2]
         self.hardware = hardware
@@ -43,13 +47,14 @@ class Stage:
         self.scratch = scratch.work
         self._outs = {str(out): scratch.outs / out for out in node.outs}
         self._run = run
-        self._fingerprint: Fingerprint | None = None
+        self._inputs = inputs
         self._signal: int | None = None
+        self._patient = False  # a signal is noted, and acted on at the next `check`
         self._looked = time.monotonic()
         self._warned = False
 
     def out(self, path: Path | str) -> Path:
-        """Where to write the declared output `path`; it is moved into place when the stage is done."""
+        """Where to write the declared output `path`; it is put into place when the stage is done."""
         staged = self._outs[str(path)]
         staged.parent.mkdir(parents=True, exist_ok=True)
         return staged
@@ -58,11 +63,28 @@ class Stage:
         """Send metrics to the tracker; never fails and never waits."""
         self._run.log(metrics, step)
 
-    def device(self) -> AbstractContextManager[None]:
-        """Hold a place on the device while training."""
+    @contextmanager
+    def device(self) -> Iterator[None]:
+        """Hold a place on the device; meanwhile a signal waits for `check`, so that the training can save its state."""
         name = device_name(self.hardware)
-        slots = max(1, len(os.sched_getaffinity(0)) // self.hardware.threads) if name == "cpu" else 1
-        return device_lock(name, slots)
+        slots = repro.places(self.hardware.threads) if name == "cpu" else 1
+        with device_lock(_lock_name(name), slots), self.patience():
+            yield
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """A signal is acted on at the next `check` or at the end of this block, not at once."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+        self.check()
+
+    @property
+    def stopping(self) -> bool:
+        """True as soon as a signal asked the stage to stop: save state, then call `check`."""
+        return self._signal is not None
 
     def check(self) -> None:
         """Raise Stopped if a signal asked for it; warn once if an input was edited. Call it after saving state."""
@@ -71,16 +93,21 @@ class Stage:
         if self._warned or time.monotonic() - self._looked < LOOK_EVERY:
             return
         self._looked = time.monotonic()
-        if self._fingerprint and (changes := self._fingerprint.changes()):
+        if changes := self._inputs.changes():
             self._warned = True
-            print(
-                f"warning: edited while {self.name} runs: {'; '.join(changes)}. Restore it before the end.", flush=True
-            )
+            print(f"warning: edited while {self.name} runs, restore it: {'; '.join(changes)}", flush=True)
 
-    @property
-    def stopping(self) -> bool:
-        """True as soon as a signal asked the stage to stop: save state, then call `check`."""
-        return self._signal is not None
+    def listen(self) -> None:
+        """SIGTERM and SIGINT stop the stage: at once, or where it is patient at its next `check`."""
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        asked_before, self._signal = self._signal, number
+        if asked_before and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self._patient:
+            raise Stopped(number)
 
 
 def run(function: Callable[..., None]) -> None:
@@ -90,10 +117,8 @@ def run(function: Callable[..., None]) -> None:
     try:
         os.chdir(paths.root())
         execute(function, name)
-    except (Refusal, FileNotFoundError) as error:
-        if isinstance(error, FileNotFoundError) and error.errno is not None:
-            raise
-        sys.exit(f"error: {name}: {error}")
+    except Refusal as error:
+        sys.exit(f"error: {name}: {error}{_way_back(name)}")
     except Stopped as stopped:
         print(f"{name} stopped; `dvc repro {name}` goes on from here", flush=True)
         sys.exit(128 + int(str(stopped)))
@@ -101,29 +126,27 @@ def run(function: Callable[..., None]) -> None:
 
 def execute(function: Callable[..., None], name: str) -> None:
     """The contract, around one call of `function`."""
-    params.check(params.read())
+    values = params.read()
+    params.check(values)
     node = _node(name)
-    hardware = params.arguments(_hardware, {"hardware": params.read()["hardware"]}, "params.yaml")["hardware"]
+    hardware = Hardware(**values["hardware"])
     set_threads(hardware)
-    inputs = [path for path in node.deps if path != "params.yaml"]
-    fingerprint = Fingerprint.take(list(node.params), inputs)
-    _require(inputs)
+    inputs = Fingerprint.take(list(node.params), node.deps)
+    _require(node.deps)
     receipt = _receipt(node, hardware)
     key = graph.key(name)
     scratch = Scratch(name, {"key": key, "schema": CHECKPOINT_SCHEMA, **receipt})
     if scratch.fresh_because:
         print(f"starting afresh: since the unfinished run, these changed: {scratch.fresh_because}", flush=True)
-    study = params.read()["study"]
-    tracker = tracking.start(stage=name, key=key, study=study, params=node.params, tags={})
-    stage = Stage(node, hardware, study, scratch, tracker)
-    stage._fingerprint = fingerprint
+    tracker = tracking.start(stage=name, key=key, study=values["study"], params=node.params)
+    stage = Stage(node, hardware, values["study"], scratch, tracker, inputs)
     status = "FAILED"
     try:
-        _on_signal(stage)
+        stage.listen()
         if not scratch.finished:
             _work(function, stage, node, receipt)
             scratch.finish()
-        _hand_over(stage, scratch, node, fingerprint)
+        _hand_over(stage, scratch, node, inputs)
         status = "FINISHED"
     except Stopped:
         status = "KILLED"
@@ -139,19 +162,20 @@ def _work(function: Callable[..., None], stage: Stage, node: graph.Node, receipt
         if str(out) in stage._outs:
             stage.out(out).write_text(json.dumps({"stage": node.name, **receipt}, indent=1, sort_keys=True) + "\n")
     except OSError as error:
-        raise Refusal(_not_written(error, node)) from error
+        raise _unwritable(error, node) from error
 
 
-def _hand_over(stage: Stage, scratch: Scratch, node: graph.Node, fingerprint: Fingerprint) -> None:
-    if changes := fingerprint.changes():
+def _hand_over(stage: Stage, scratch: Scratch, node: graph.Node, inputs: Fingerprint) -> None:
+    if changes := inputs.changes():
         raise InputsChanged(
             f"inputs changed during the run: {'; '.join(changes)}. The finished outputs are kept: restore what changed "
             f"and `dvc repro {node.name}` completes in seconds; or run it with the new inputs from the start"
         )
     try:
-        scratch.move_into_place([str(out) for out in node.outs])
+        with stage.patience():
+            scratch.place([str(out) for out in node.outs])
     except OSError as error:
-        raise Refusal(_not_written(error, node)) from error
+        raise _unwritable(error, node) from error
 
 
 def own_arguments(function: Callable, node: graph.Node) -> dict[str, Any]:
@@ -172,27 +196,36 @@ def own_arguments(function: Callable, node: graph.Node) -> dict[str, Any]:
 
 
 def device_name(hardware: Hardware) -> str:
-    """The torch device that `hardware.device` stands for on this machine."""
-    if hardware.device != "auto":
-        return hardware.device
+    """The torch device that `hardware.device` stands for on this machine; ParamsError if there is none."""
     import torch
 
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if hardware.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ParamsError(
+            f"params.yaml: hardware.device is {hardware.device}, but torch finds no GPU here: write auto or cpu"
+        )
+    if hardware.device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return "cuda:0" if hardware.device == "cuda" else hardware.device
 
 
 def set_threads(hardware: Hardware) -> None:
-    """Fix what the bits depend on: thread count and deterministic kernels."""
+    """Fix what the bits depend on: thread count, deterministic kernels, no TF32 where fp32 is asked for."""
     import threadpoolctl
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(hardware.threads)
     threadpoolctl.threadpool_limits(hardware.threads)
+    torch.backends.cudnn.allow_tf32 = hardware.precision != "fp32"
     # the debug mode sets what use_deterministic_algorithms sets, without loading the compiler (a second per stage)
     torch.set_deterministic_debug_mode("error" if hardware.deterministic else "default")
 
 
-def _hardware(*, hardware: Hardware) -> None: ...
+def _lock_name(device: str) -> str:
+    """A GPU by its own name: what is cuda:0 depends on CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(device).uuid) if device.startswith("cuda") else device
 
 
 def _node(name: str) -> graph.Node:
@@ -244,26 +277,27 @@ def _cpu_model() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _not_written(error: OSError, node: graph.Node) -> str:
-    kept = [str(out) for out, in_git in node.outs.items() if not in_git]
-    in_git = [str(out) for out, in_git in node.outs.items() if in_git]
-    commands = [f"dvc checkout {shlex.join(kept)}"] if kept else []
-    commands += [f"git checkout -- {shlex.join(in_git)}"] if in_git else []
-    return (
-        f"could not write {error.filename or 'the outputs'}: {error.strerror or error}. What is finished is kept in "
-        f"{paths.SCRATCH / node.name}; `dvc repro {node.name}` goes on from there. The outputs of the last run come "
-        f"back with `git checkout -- dvc.lock && {' && '.join(commands)}`"
+def _unwritable(error: OSError, node: graph.Node) -> Exception:
+    """A Refusal for an output that cannot be written; any other OSError as it is."""
+    if error.errno not in UNWRITABLE:
+        return error
+    return Refusal(
+        f"could not write {error.filename or 'the outputs'}: {error.strerror}. What is finished is kept in "
+        f"{paths.SCRATCH / node.name}; `dvc repro {node.name}` goes on from there"
     )
 
 
-def _on_signal(stage: Stage) -> None:
-    def note(number: int, frame: Any) -> None:
-        if stage._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice
-        stage._signal = number
-
-    signal.signal(signal.SIGTERM, note)
-    signal.signal(signal.SIGINT, note)
+def _way_back(name: str) -> str:
+    """How the outputs of the last run come back, if DVC has removed them for this one."""
+    locked = lock.read(Path()).get(name, {}).get("outs", [])
+    if all(Path(out["path"]).exists() for out in locked):
+        return ""
+    outs = _node(name).outs
+    in_git = [out["path"] for out in locked if outs.get(out["path"])]
+    cached = [out["path"] for out in locked if not outs.get(out["path"])]
+    commands = [f"dvc checkout {shlex.join(cached)}"] if cached else []
+    commands += [f"git checkout -- {shlex.join(in_git)}"] if in_git else []
+    return f". The outputs of the last run come back with `{' && '.join(commands)}`"
 
 
 def _die_with_parent() -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline import paths
+from pipeline.errors import ParamsError
 from pipeline.params import Hardware, Name
 from pipeline.plugins import Spec, plugin
 from pipeline.stage import Stage, device_name
@@ -29,7 +30,7 @@ from stages.encoders._viewer import viewer
 from stages.views._draws import Source
 
 GOLDEN = 8  # images in an export's self-test
-PAIRS_SEED = 0  # the pairs are drawn once, the same for every encoder
+PAIRS_SEED = 2**62  # the pairs are drawn once, the same for every encoder, and by no training
 
 
 def embed(
@@ -75,7 +76,11 @@ def paired(model: _model.Model, pixels: np.ndarray, rows: np.ndarray, pairs: Spe
         chosen = torch.from_numpy(pixels[index.numpy()]).to(device)
         with torch.inference_mode():
             views = make_views(chosen, Source(seed=PAIRS_SEED, epoch=0, index=index.to(device)))
-            parts.append(torch.stack([model.encoder(view).float() for view in views[:2]]).cpu())
+            if len(views) != 2:
+                raise ParamsError(
+                    f"params.yaml: `pairs` needs 2 views of an image, and {pairs.name} makes {len(views)}"
+                )
+            parts.append(torch.stack([model.encoder(view).float() for view in views]).cpu())
     return torch.cat(parts, dim=1).numpy()
 
 

@@ -9,6 +9,7 @@ test are predicted once a cell, after its last step: nothing is chosen on them.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -33,7 +34,7 @@ from stages.objectives._objective import Objective
 from stages.probes._metrics import summarize
 from stages.training.checkpoints import Checkpoints
 from stages.training.loop import Images, Plan, Trainer, Training
-from stages.training.randomness import seeded
+from stages.training.randomness import derived, seeded
 
 Head = Literal["h", "projector.1", "projector.2"]
 
@@ -83,12 +84,12 @@ def finetune(
                         images = granted(prepared, cell, pixels)
                         plan = plan_of(cell, images, training, views, model, hardware.precision)
                         Trainer(tuned, images, plan, Checkpoints(stage.scratch / cell.name), stage).run()
+                    shutil.rmtree(stage.scratch / cell.name)
                     write_atomically(done, json.dumps(predicted(tuned, model, prepared)).encode())
                 stage.check()
             outcomes = [json.loads((stage.scratch / f"{cell.name}.json").read_text()) for cell in cells]
-            scores |= score(
-                budget, outcomes, prepared, f"{objective.name} objective from {head}, {training.steps} steps"
-            )
+            protocol = f"{objective.name} objective from {head}, at least {training.steps} steps in whole epochs"
+            scores |= score(budget, outcomes, prepared, protocol)
             stage.log({f"finetune.{budget}.val": scores[f"finetune.{budget}.top1"]["val"]["mean"]})
     stage.out(paths.finetunes(stage.item)).write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
 
@@ -134,7 +135,7 @@ def plan_of(cell: Cell, images: Images, training: Finetuning, views: Spec, model
     size = min(training.batch_size, len(images.rows))
     epochs = -(-training.steps // (len(images.rows) // size))
     settings = training.model_copy(update={"batch_size": size})
-    seed = 1000 * cell.draw + cell.seed
+    seed = derived("finetune", cell.draw, cell.seed)
     return Plan(cell.name, seed, epochs, settings, viewer(views, model), precision, look=None)
 
 
@@ -159,7 +160,8 @@ def score(budget: str, outcomes: list[dict], prepared: Prepared, protocol: str) 
         name: (prepared.labels[prepared.labelled(split)], np.array([outcome[split] for outcome in outcomes]))
         for name, split in (("val", "validation"), ("test", "test"))
     }
-    return {f"finetune.{budget}.{name}": value for name, value in summarize(splits, sentence, used).items()}
+    groups = prepared.hashes[prepared.labelled("test")]  # images that are the same are drawn together
+    return {f"finetune.{budget}.{name}": value for name, value in summarize(splits, sentence, used, groups).items()}
 
 
 if __name__ == "__main__":

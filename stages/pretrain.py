@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline import paths
-from pipeline.errors import ParamsError
+from pipeline.errors import MissingInput, ParamsError
 from pipeline.params import Block, Count, Hardware, Name, Positive, Seeds
 from pipeline.plugins import Spec, plugin
 from pipeline.stage import Stage, device_name, run
@@ -31,7 +31,7 @@ from stages.methods._method import Method, Setting
 from stages.training import guards
 from stages.training.checkpoints import Checkpoints
 from stages.training.loop import Curves, Images, Plan, Trainer, Training
-from stages.training.monitor import Look, look
+from stages.training.monitor import Look, look, spaced
 from stages.training.randomness import seeded
 from stages.views._draws import Source
 
@@ -130,16 +130,21 @@ def fit(stage: Stage, learner: Method, model: Model, images: Images, plan: Plan)
         return []
     curves = Trainer(learner, images, plan, Checkpoints(stage.scratch / plan.name), stage).run()
     learner.eval()
-    some = images.pixels[images.rows[:1000].to(images.pixels.device)]
-    if warning := guards.collapse_warning(plan.name, guards.spread(model(some))):
+    some = torch.from_numpy(spaced(images.rows.numpy())).to(images.pixels.device)
+    if warning := guards.collapse_warning(plan.name, guards.spread(model(images.pixels[some]))):
         print(warning, flush=True)
     return curves
 
 
 def watch(model: Model, prepared: Prepared, every: int) -> Callable[[int], dict[str, float]] | None:
     """The live monitor, or None if it is off or the data set has no labels to look with."""
-    bank, queries = prepared.labelled("train")[:2000], prepared.labelled("validation")[:2000]
-    if not every or not len(bank) or not len(queries):
+    if not every:
+        return None
+    try:
+        bank, queries = (spaced(prepared.labelled(split)) for split in ("train", "validation"))
+    except MissingInput:  # the labels are no dependency of this stage
+        return None
+    if not len(bank) or not len(queries):
         return None
 
     def part(rows: np.ndarray) -> tuple[Tensor, Tensor]:

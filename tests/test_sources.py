@@ -39,8 +39,8 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 def test_missing_cifar10_says_what_to_do(tmp_path: Path) -> None:
     """Nothing is downloaded unless asked for."""
-    with pytest.raises(DataError, match=r"cifar-10-batches-py is missing or damaged.*set `download: true`, or unpack"):
-        cifar10.load(path=str(tmp_path), download=False)
+    with pytest.raises(DataError, match=r"cifar-10-batches-py is missing or damaged.*`contrail fetch cifar10`"):
+        cifar10.load(path=str(tmp_path / "cifar-10-batches-py"))
     assert not any(tmp_path.iterdir())
 
 

@@ -28,6 +28,11 @@ class Prepared:
         return self._column("images/index.parquet", "id")
 
     @cached_property
+    def hashes(self) -> np.ndarray:
+        """The sha256 of each image's pixels, str (n,)."""
+        return self._column("images/index.parquet", "sha256")
+
+    @cached_property
     def labels(self) -> np.ndarray:
         """int64 (n,), -1 = no label."""
         labels = np.full(len(self.ids), -1, dtype=np.int64)

@@ -44,12 +44,13 @@ def assign(
 
 
 def subset(images: Images, n: int) -> np.ndarray:
-    """Rows of n images, int64 (n,) sorted: classes as equal as they can be, chosen inside a class by a hash of the id.
+    """Rows of n images (or of all, if there are fewer), int64 sorted: classes as equal as they can be.
 
-    The source's own split, and the images without a label, keep their proportions.
+    Inside a class a hash of the id chooses. The source's own split, and the images without a label, keep their
+    proportions.
     """
-    if n > len(images):
-        raise DataError(f"subset: {n} images asked for, but the source has only {len(images)}")
+    if n >= len(images):
+        return np.arange(len(images))
     own = np.full(len(images), "train") if images.split is None else images.split
     groups = [np.flatnonzero((own == s) & ((images.labels >= 0) == known)) for s in np.unique(own) for known in (0, 1)]
     ends = np.rint(np.cumsum([len(group) for group in groups]) * n / len(images)).astype(int)

@@ -91,8 +91,8 @@ class Study:
         return self._prepared.setdefault(dataset, Prepared(paths.dataset(dataset)))
 
     def seed(self, row: Row) -> int:
-        """The seed that stands for a row where only one can be shown: the first."""
-        return self.runs[row.run]["seeds"][0]
+        """The seed that stands for a row where only one can be shown: the lowest."""
+        return min(self.runs[row.run]["seeds"])
 
     def features(self, row: Row) -> np.ndarray:
         """float32 (n, d), one line per image of the row's data set."""

@@ -87,6 +87,7 @@ class Trainer:
         self.step = 0
         self.curves: Curves = []
         self._sums: dict[str, Tensor] = {}
+        self._order, self._order_of = images.rows, -1  # the order of an epoch is drawn once
         self._suspect = -1  # a step up to which every loss is looked at, after one was not finite
         if not self._load():
             self._save()
@@ -115,8 +116,9 @@ class Trainer:
     def _advance(self) -> tuple[dict[str, Tensor], Tensor]:
         """One optimizer step; its scalars and the rows of its batch."""
         epoch, position = divmod(self.step, self.per_epoch)
-        order = shuffled(self.images.rows, seed=self.plan.seed, epoch=epoch)
-        rows = order[position * self.size : (position + 1) * self.size].to(self.device)
+        if self._order_of != epoch:
+            self._order_of, self._order = epoch, shuffled(self.images.rows, seed=self.plan.seed, epoch=epoch)
+        rows = self._order[position * self.size : (position + 1) * self.size].to(self.device)
         self._set_rate()
         source = Source(seed=self.plan.seed, epoch=epoch, index=rows)
         views = self.plan.make_views(self.images.pixels[rows], source)

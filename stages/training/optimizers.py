@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.params import Block, NonNegative, Positive, Probability
@@ -18,6 +18,12 @@ class Sgd(Block):
     momentum: Probability
     nesterov: bool
     weight_decay: NonNegative
+
+    @model_validator(mode="after")
+    def _has_momentum(self) -> "Sgd":
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
 
 class Lars(Block):

@@ -1,17 +1,22 @@
 """Every random choice of a training from its seed: initial weights, the order of the images, global draws."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-_ORDER, _INITIAL = 1, 2  # one stream a purpose
+
+def derived(purpose: str, *numbers: int) -> int:
+    """A seed of 63 bits of its own for every purpose and numbers: streams never coincide by arithmetic."""
+    words = " ".join([purpose, *map(str, numbers)])
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
 
 
 def shuffled(rows: Tensor, *, seed: int, epoch: int) -> Tensor:
     """The rows in the order of this epoch, whatever came before: a resume needs only the position."""
-    generator = torch.Generator().manual_seed(_stream(seed, _ORDER, epoch))
+    generator = torch.Generator().manual_seed(derived("order", seed, epoch))
     return rows[torch.randperm(len(rows), generator=generator)]
 
 
@@ -19,9 +24,5 @@ def shuffled(rows: Tensor, *, seed: int, epoch: int) -> Tensor:
 def seeded(seed: int) -> Iterator[None]:
     """Global torch draws (initial weights, dropout) come from `seed` inside; the caller's stream goes on after."""
     with torch.random.fork_rng():
-        torch.manual_seed(_stream(seed, _INITIAL, 0))
+        torch.manual_seed(derived("global", seed))
         yield
-
-
-def _stream(seed: int, purpose: int, number: int) -> int:
-    return (seed * 0x9E3779B1 + purpose * 0x85EBCA77 + number * 0xC2B2AE3D) % 2**63
