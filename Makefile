@@ -24,7 +24,7 @@ results: $(READY) ## run the study in params.yaml and say where to look
 	contrail where
 
 test: $(READY) ## run the tests: no root, no server, no network
-	pytest -m "not service"
+	pytest -m "not service" --numprocesses 2 --dist loadfile
 
 test-services: $(READY) ## run the tests that need a server, a browser or a second environment; a skip fails
 	pytest -m service --fail-on-skip
@@ -41,4 +41,5 @@ ui: $(READY) ## serve the MLflow and Prefect pages on this machine
 	contrail ui
 
 clean: ## forget scratch state; data, cache and tracking stay
-	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	test ! -d .scratch || find .scratch -mindepth 1 -maxdepth 1 ! -name tracking -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

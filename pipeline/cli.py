@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,15 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import paths
+from pipeline import paths, repro
 from pipeline.errors import Refusal
 
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-}
 REASONS = 3  # that a line gives
 ACTIONS = {"nothing": "up to date", "restore": "from cache", "run": "run"}
 
@@ -34,13 +29,12 @@ Targets = Annotated[list[str] | None, typer.Argument(help="Stages, such as pretr
 
 def main() -> None:
     """Run the command line; an expected error is one sentence and exit code 1."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    repro.settle({})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # reaches every `finally`
     try:
         os.chdir(paths.root())
         app()
-    except (Refusal, FileNotFoundError) as error:
-        if isinstance(error, FileNotFoundError) and error.errno is not None:
-            raise
+    except Refusal as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -99,12 +93,7 @@ def run(
     graph.select(graph.read(), targets or [])  # a wrong name is refused before a server is started
     from pipeline import flow
 
-    code = _interruptible(lambda: flow.run(targets or [], force=force))
-    try:
-        sync()  # a stage that came from the run-cache has no MLflow run yet
-    except Refusal as error:
-        print(f"warning: {error}", file=sys.stderr)
-    sys.exit(code)
+    sys.exit(_interruptible(lambda: flow.run(targets or [], force=force)))
 
 
 @app.command()
@@ -118,6 +107,22 @@ def use(recipe: str) -> None:
         print(f"{len(stale)} stages are not up to date, `contrail plan` says why. Next: `dvc repro` or `contrail run`.")
     else:
         print("Everything is up to date.")
+
+
+@app.command()
+def fetch(dataset: str) -> None:
+    """Download a data set of params.yaml to its path, if its source can be downloaded."""
+    from pipeline import params, plugins
+
+    datasets = params.read()["datasets"]
+    if dataset not in datasets:
+        raise Refusal(f"params.yaml has no data set {dataset!r}, only {', '.join(datasets)}")
+    source = datasets[dataset]["source"]
+    try:
+        plugins.fetcher(source["name"])(source["path"])
+    except OSError as error:
+        raise Refusal(f"{dataset} could not be downloaded: {error}") from error
+    print(f"{dataset} is in {source['path']}")
 
 
 @app.command()

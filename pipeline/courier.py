@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.scratch import write_atomically
-from pipeline.tracking import connect, experiment, first_line, item, legal, read_state, store
+from pipeline.tracking import connect, experiment, first_line, item, legal, read_state, spool_name, store
 
 if TYPE_CHECKING:
     from pipeline.graph import LockEntry
@@ -75,7 +74,6 @@ class Delivery:
         if self._state["run"] and not self._state["ended"]:
             seconds = self.spool.stat().st_mtime
             mlflow.MlflowClient().set_terminated(self._state["run"], "KILLED", int(seconds * 1000))
-        shutil.rmtree(self.spool.with_suffix(""), ignore_errors=True)
         self.spool.unlink()
         for rest in (".state", ".lock"):
             self.spool.with_suffix(rest).unlink(missing_ok=True)
@@ -130,17 +128,25 @@ class Delivery:
                 self._state["run"] = _open(mlflow, client, record)
             case "metrics":
                 _log_metrics(mlflow, client, run, records)
-            case "tags":
-                client.log_batch(run, tags=_tags(mlflow, record["tags"]))
-            case "artifact":
-                client.log_artifact(run, str(self.spool.with_suffix("") / record["name"]))
             case "end":
                 client.set_terminated(run, record["status"], record["time"])
                 self._state["ended"] = True
 
 
-def deliver_waiting(mlflow: Any, folder: Path) -> list[str]:
-    """Deliver, oldest first, every spool whose writer is gone; returns their stages."""
+def deliver_waiting(mlflow: Any, folder: Path, patience: float) -> list[str]:
+    """Deliver, oldest first, every spool whose writer is gone; returns their stages.
+
+    Those that couriers deliver meanwhile are waited for, up to `patience` seconds.
+    """
+    end = time.monotonic() + patience
+    stages = _deliver_free(mlflow, folder)
+    while any(map(_ended, folder.glob("*.jsonl"))) and time.monotonic() < end:
+        time.sleep(LOOK_EVERY)
+        stages += _deliver_free(mlflow, folder)
+    return stages
+
+
+def _deliver_free(mlflow: Any, folder: Path) -> list[str]:
     stages = []
     for spool in sorted(folder.glob("*.jsonl"), key=lambda path: int(path.stem.rpartition("-")[2])):
         taken = contextlib.suppress(BlockingIOError, FileNotFoundError)  # another process delivers or delivered it
@@ -151,12 +157,14 @@ def deliver_waiting(mlflow: Any, folder: Path) -> list[str]:
     return stages
 
 
-def fill(mlflow: Any, study: str, entries: "Iterable[LockEntry]") -> list[str]:
-    """Enter a run for every entry of dvc.lock that has no finished one; returns their stages."""
+def fill(mlflow: Any, study: str, entries: "Iterable[LockEntry]", folder: Path) -> list[str]:
+    """Enter a run for every entry of dvc.lock that has no finished one and no spool; returns their stages."""
     client = mlflow.MlflowClient()
     here = experiment(client, study)
+    expected = _on_the_way(folder)  # before the search: what is delivered in between is found by it
     known = {run.data.tags.get("dvc.key") for run in _search(client, here, "attributes.status = 'FINISHED'")}
-    missing = [entry for entry in entries if entry.key not in known]
+    absent = [entry for entry in entries if entry.key not in known]
+    missing = [entry for entry in absent if spool_name(entry.stage, entry.key) not in expected]
     for entry in missing:
         tags = {"dvc.stage": entry.stage, "dvc.key": entry.key, "origin": "run-cache"}
         run = client.create_run(here, tags=tags, run_name=item(entry.stage)).info
@@ -166,11 +174,13 @@ def fill(mlflow: Any, study: str, entries: "Iterable[LockEntry]") -> list[str]:
     return [entry.stage for entry in missing]
 
 
-def reap(mlflow: Any, study: str) -> list[str]:
-    """Close, as KILLED, the runs of this machine whose process is gone; returns their stages."""
+def reap(mlflow: Any, study: str, folder: Path) -> list[str]:
+    """Close, as KILLED, the runs of this machine whose process is gone and that have no spool; returns their stages."""
     client = mlflow.MlflowClient()
+    expected = _on_the_way(folder)
     running = _search(client, experiment(client, study), "attributes.status = 'RUNNING'")
     lost = [run for run in running if run.data.tags.get("host") == socket.gethostname() and not _alive(run)]
+    lost = [run for run in lost if spool_name(run.data.tags["dvc.stage"], run.data.tags.get("dvc.key")) not in expected]
     for run in lost:
         client.set_terminated(run.info.run_id, "KILLED")
     return [run.data.tags["dvc.stage"] for run in lost]
@@ -217,6 +227,20 @@ def _search(client: Any, here: str, query: str) -> Iterator[Any]:
         yield from page
 
 
+def _on_the_way(folder: Path) -> set[str]:
+    """The work that a spool still has something to say of."""
+    return {spool.stem.rpartition("-")[0] for spool in folder.glob("*.jsonl")}
+
+
+def _ended(spool: Path) -> bool:
+    """Whether the stage wrote its end down: what holds the spool now is a courier."""
+    try:
+        lines = spool.read_bytes().splitlines()
+    except FileNotFoundError:
+        return False  # just delivered
+    return bool(lines) and _parsed(lines[-1])["kind"] == "end"
+
+
 def _alive(run: Any) -> bool:
     try:
         os.kill(int(run.data.tags["pid"]), 0)
@@ -248,7 +272,7 @@ def main(spool: Path) -> None:
         try:
             if mlflow is None:
                 mlflow = connect(Path.cwd())
-                deliver_waiting(mlflow, spool.parent)
+                deliver_waiting(mlflow, spool.parent, patience=0.0)
             delivery.go_on(mlflow) if gone_at is None else delivery.finish(mlflow)
         except Exception as error:  # whatever it is, the stage must not suffer
             delivery.note(error)

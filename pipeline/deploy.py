@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pipeline import params, paths, repro
+from pipeline import params, paths, repro, tracking
 from pipeline.errors import Refusal
 
 PORTS = {"prefect": 4200, "mlflow": 5000}
@@ -36,18 +37,23 @@ def serve(cron: str | None) -> None:
 def pages(root: Path) -> None:
     """Serve the pages of Prefect and MLflow, to this machine only, until interrupted.
 
+    Where MLFLOW_TRACKING_URI names an MLflow server, its address is printed instead of a second one started.
     DeployError if a port is taken or a server does not start.
     """
-    from pipeline import flow, tracking
+    from pipeline import flow
 
-    for name, port in PORTS.items():
+    commands = _commands(root)
+    starting = {name: PORTS[name] for name in commands}
+    for name, port in starting.items():
         if _taken(port):
             raise DeployError(f"port {port} is taken: is `contrail ui` or another {name} server running already?")
-    with tracking.reach(root):
-        pass  # makes the database, so that the server finds it
-    env = repro.environment(**{**tracking.QUIET, **flow.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
-    servers = [subprocess.Popen(command, cwd=root, env=env) for command in _commands(root)]
-    starting = dict(PORTS)
+    if "mlflow" in commands:
+        with tracking.reach(root):
+            pass  # makes the database, so that the server finds it
+    else:
+        print(f"mlflow: {tracking.discreet(tracking.address(root))}", flush=True)
+    repro.settle({**flow.SETTINGS, **tracking.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    servers = [subprocess.Popen(command, cwd=root, env=repro.environment()) for command in commands.values()]
     try:
         while all(server.poll() is None for server in servers):
             for name in [name for name, port in starting.items() if _taken(port)]:
@@ -61,24 +67,14 @@ def pages(root: Path) -> None:
             server.wait()
 
 
-def _commands(root: Path) -> list[list[str]]:
+def _commands(root: Path) -> dict[str, list[str]]:
+    """Server → how to start it; MLflow's only where the store is no server itself."""
+    store = tracking.address(root)
+    commands = {"prefect": ["server", "start"]}
+    if urlsplit(store).scheme not in ("http", "https"):
+        commands["mlflow"] = ["server", "--backend-store-uri", store, "--workers", "1"]
     local = ["--host", "127.0.0.1", "--port"]
-    store = f"sqlite:///{root}/.mlflow/mlflow.db"
-    return [
-        [sys.executable, "-m", "prefect", "server", "start", *local, str(PORTS["prefect"])],
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            *local,
-            str(PORTS["mlflow"]),
-            "--backend-store-uri",
-            store,
-            "--workers",
-            "1",
-        ],
-    ]
+    return {name: [sys.executable, "-m", name, *words, *local, str(PORTS[name])] for name, words in commands.items()}
 
 
 def _taken(port: int) -> bool:

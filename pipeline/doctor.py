@@ -1,5 +1,6 @@
 """Is this machine, and this working copy, as the project expects them? One finding a line, each with what to do."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,11 @@ def disk(root: Path) -> Iterator[Finding]:
     """Free space where the project lies."""
     free = shutil.disk_usage(root).free / 1e9
     if free < LOW_DISK:
-        yield Finding("disk", "fault", f"{free:.1f} GB free: `dvc gc --workspace` drops outputs that no lock needs")
+        old = _left(root / paths.SCRATCH)
+        held = sum(file.stat().st_size for folder in old for file in folder.rglob("*") if file.is_file()) / 1e9
+        names = " ".join(shlex.quote(str(folder.relative_to(root))) for folder in old)
+        remedy = f"`rm -r {names}` frees {held:.1f} GB of old attempts" if old else f"{paths.SCRATCH} holds nothing old"
+        yield Finding("disk", "fault", f"{free:.1f} GB free: {remedy}; DVC's cache must stay, the recipes need it")
     else:
         yield Finding("disk", "ok", f"{free:.0f} GB free")
 
@@ -121,6 +126,15 @@ LOOKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "disk": disk,
     "telemetry": telemetry,
 }
+
+
+def _left(scratch: Path) -> list[Path]:
+    """Copies of quick runs that failed, and of each stage the executions before its newest one."""
+    old = list((scratch / "quick").glob("*"))
+    for stage in {mark.parent.parent for mark in scratch.glob("*/*/identity.json")}:
+        marks = sorted(stage.glob("*/identity.json"), key=lambda mark: mark.stat().st_mtime)
+        old += [mark.parent for mark in marks[:-1]]
+    return sorted(old)
 
 
 def _in_range(name: str, version: str, allowed: Any) -> Finding:

@@ -4,26 +4,24 @@ Prefect decides when and shows what happens; DVC alone decides whether there is 
 So `dvc repro` and the flow may be mixed freely: they leave equal locks and equal bytes.
 """
 
-import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from pipeline import graph, params, paths, repro
+from pipeline import graph, params, paths, repro, tracking
 from pipeline.graph import Node
 from pipeline.repro import Outcome, Result, Runner
 
 SETTINGS = {  # read when prefect is imported
     "PREFECT_HOME": str(paths.root() / ".prefect"),
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
     "PREFECT_CLIENT_MAX_RETRIES": "3",  # with five, a dead server holds up the end for minutes
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the first start makes the database
 }
-for name, value in SETTINGS.items():
-    os.environ.setdefault(name, value)
+repro.settle(SETTINGS)
 
 from prefect import flow, get_client, get_run_logger, runtime, task  # noqa: E402
 from prefect.artifacts import create_markdown_artifact  # noqa: E402
@@ -31,10 +29,11 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.futures import PrefectFuture, as_completed  # noqa: E402
 from prefect.states import Cancelled, Completed, Failed, State  # noqa: E402
 
+LONGEST_SYNC = 120.0  # seconds
+
 
 def run(targets: list[str], *, force: bool) -> int:
     """Run the flow here and now; the exit code says whether every stage is up to date."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # prefect hands it on when it is done
     with _uninterrupted():
         get_client(sync_client=True)
     state: State[Any] = contrail(targets, force, return_state=True)
@@ -68,6 +67,7 @@ def contrail(targets: list[str], force: bool) -> State[Any]:
         futures[node.name] = stage.submit(
             node.name,
             node.name in forced,
+            node.meta.get("timeout"),
             cause,
             runner,
             wait_for=[] if cause else [futures[name] for name in node.upstream],
@@ -81,13 +81,17 @@ def contrail(targets: list[str], force: bool) -> State[Any]:
     except BaseException:  # Ctrl-C, or the worker cancels
         runner.stop()
         raise
+    _sync(root)
     return _conclude(results, {entry.stage: entry.key for entry in graph.lock_entries(root)})
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-def bring(stage: str, force: bool, cause: str | None, runner: Runner) -> State[Result]:
+def bring(stage: str, force: bool, timeout: float | None, cause: str | None, runner: Runner) -> State[Result]:
     """Bring one stage up to date in a DVC child, unless `cause` failed; the state's name is the outcome."""
-    result = repro.skipped(stage, cause) if cause else runner.run(stage, force=force, say=get_run_logger().info)
+    if cause:
+        result = repro.skipped(stage, cause)
+    else:
+        result = runner.run(stage, force=force, timeout=timeout, say=get_run_logger().info)
     make = Completed if result.outcome.good else Failed if result.outcome is Outcome.FAILED else Cancelled
     return make(name=result.outcome.value, message=result.message, data=result)
 
@@ -95,6 +99,31 @@ def bring(stage: str, force: bool, cause: str | None, runner: Runner) -> State[R
 def _first_done(futures: list[PrefectFuture[Any]]) -> tuple[PrefectFuture[Any], Result]:
     future = next(as_completed(futures))
     return future, future.result(raise_on_failure=False)
+
+
+def _sync(root: Path) -> None:
+    """Enter into MLflow what came from the run-cache, in a child: MLflow stays out of this process.
+
+    What fails there is one warning.
+    """
+    if not tracking.wanted():
+        return
+    command = [sys.executable, "-m", "pipeline", "sync"]
+    try:
+        child = subprocess.run(
+            command,
+            cwd=root,
+            env=repro.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LONGEST_SYNC,
+        )
+        problem = child.stderr.strip().rpartition("\n")[2].removeprefix("error: ") if child.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    if problem:
+        get_run_logger().warning(f"tracking: {problem}; `contrail sync` tries again")
 
 
 def _conclude(results: list[Result], keys: dict[str, str]) -> State[Any]:

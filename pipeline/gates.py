@@ -69,6 +69,9 @@ def not_collapsed(tags: dict[str, str]) -> Iterator[str]:
 def beats_untrained(study: dict[str, Any], tags: dict[str, str]) -> Iterator[str]:
     """Better than every seed of the same network untrained, on the same data set, in each accuracy."""
     run = study["runs"][tags["run"]]
+    if run["method"]["name"] == "random":
+        yield f"its run {tags['run']} is not trained, the method is random: there is nothing in it to rely on"
+        return
     floors = [
         name
         for name, block in study["evaluations"].items()
@@ -80,7 +83,7 @@ def beats_untrained(study: dict[str, Any], tags: dict[str, str]) -> Iterator[str
             f"random and the encoder of {tags['run']}"
         )
     for name, score in itertools.product(floors, ACCURACIES):
-        floor = _scores(name).get(score, {})
+        floor = read_scores(name).get(score, {})
         if floor.get("protocol") != tags[f"protocol.{score}"]:
             yield f"the untrained encoder {name} was not judged by {score} in the same way: give both the same probes"
             continue
@@ -179,7 +182,8 @@ def _untrained(floor: dict[str, Any], run: dict[str, Any]) -> bool:
     return floor["method"]["name"] == "random" and floor["encoder"] == run["encoder"]
 
 
-def _scores(name: str) -> dict[str, Any]:
+def read_scores(name: str) -> dict[str, Any]:
+    """The scores of an evaluation by name."""
     if not paths.scores(name).exists():
         raise Refusal(f"{paths.scores(name)} is missing: run `dvc repro evaluate@{name}`")
     return json.loads(paths.scores(name).read_bytes())

@@ -74,6 +74,17 @@ def load(kind: str, name: str) -> Callable:
     return plug_in
 
 
+def fetcher(source: str) -> Callable[[str], None]:
+    """The function `fetch(path)` of stages/datasets/<source>.py, which downloads what `load` reads."""
+    load("datasets", source)  # a wrong name is refused in words
+    fetch = getattr(importlib.import_module(f"stages.datasets.{source}"), "fetch", None)
+    if fetch is None:
+        raise ParamsError(
+            f"the source {source} has nothing to download: its images are there, or are yours to put there"
+        )
+    return fetch
+
+
 def command(name: str) -> Callable:
     """The function of stages/<name>.py: `stages.pretrain.pretrain`."""
     return getattr(importlib.import_module(f"stages.{name}"), name)

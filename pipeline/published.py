@@ -15,6 +15,8 @@ def words(root: Path) -> list[str]:
     """Where to look; then which outputs are those of the last commit, and why the others are not."""
     page = root / paths.REPORT / "index.html"
     first = f"the report: {page}" if page.exists() else "there is no report yet: `dvc repro` or `contrail run` makes it"
+    if not page.exists():
+        return [first]
     committed = git(root, "ls-tree", "--name-only", "HEAD", "dvc.lock")
     if not committed:
         return [first, "no dvc.lock is committed yet: there is nothing to compare with"]

@@ -14,7 +14,7 @@ from pipeline.graph import Node
 from pipeline.recipes import git
 from pipeline.repro import Result, Runner
 
-IMAGES = 200  # of each data set
+IMAGES = 200  # of each data set, or all of a smaller one
 TRAINING = {"epochs": 1, "steps": 1, "batch_size": 32}  # at most
 CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n[cache]\n    dir = cache\n"
 

@@ -100,7 +100,7 @@ def facts(study: dict[str, Any], name: str) -> dict[str, str]:
     block = _block(study, name)
     key = _recorded(f"embed@{name}", paths.export(name))
     _recorded(f"evaluate@{name}", paths.scores(name))
-    scores = read_scores(name)
+    scores = gates.read_scores(name)
     tags = {
         "study": study["study"],
         "evaluation": name,
@@ -112,18 +112,12 @@ def facts(study: dict[str, Any], name: str) -> dict[str, str]:
         **tracking.git_tags(),
         "protocol": _digest({score: value["protocol"] for score, value in scores.items()}),
         "validation": validation(block["dataset"]),
-        "golden": "ok",
     }
     for score, value in scores.items():
         tags[f"val.{score}"] = str(value["val"]["values"][0])
         tags[f"protocol.{score}"] = value["protocol"]
         tags |= {f"{split}.{score}.{kind}": str(value[split][kind]) for split in SPLITS for kind in ("mean", "std")}
     return tags
-
-
-def read_scores(name: str) -> dict[str, Any]:
-    """The scores of an evaluation by name."""
-    return json.loads(_existing(paths.scores(name), f"evaluate@{name}").read_bytes())
 
 
 def validation(dataset: str) -> str:
@@ -136,7 +130,11 @@ def content(path: Path) -> str:
     """The md5 of a file or folder as DVC computes it."""
     if path.is_file():
         return md5(path)
-    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    files = sorted(
+        (file.relative_to(path).as_posix(), file)
+        for file in path.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    )
     listing = json.dumps([{"md5": md5(file), "relpath": name} for name, file in files], sort_keys=True)
     return hashlib.md5(listing.encode()).hexdigest() + ".dir"
 
@@ -206,7 +204,7 @@ def _best(study: dict[str, Any]) -> str:
     for name, block in study["evaluations"].items():
         run = study["runs"][block["run"]]
         learned = run["sees"] == "images" and run["method"]["name"] != "random"
-        scores = read_scores(name) if paths.scores(name).exists() else {}
+        scores = gates.read_scores(name) if paths.scores(name).exists() else {}
         if learned and run["dataset"] == block["dataset"] and "linear.top1" in scores:
             values[name] = scores["linear.top1"]["val"]["mean"]
     if not values:
@@ -243,7 +241,7 @@ def _digest(value: Any) -> str:
 
 def _description(study: dict[str, Any], name: str) -> str:
     """For the registry's page: the scores with their protocols, as Markdown."""
-    block, scores = _block(study, name), read_scores(name)
+    block, scores = _block(study, name), gates.read_scores(name)
     seeds = study["runs"][block["run"]]["seeds"]
     lines = [
         f"Encoder `{block['run']}` of the study `{study['study']}`, judged on `{block['dataset']}`. Mean ± standard "

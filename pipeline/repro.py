@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -22,6 +22,12 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.graph import Node
 
+QUIET = {  # nothing here reports its use to anybody
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
 BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock")
 CHATTER = re.compile(
     r"To track the changes with git|\s+git add |To enable auto staging|\s+dvc config core.autostage|Use `dvc push`"
@@ -111,7 +117,13 @@ def dvc(*arguments: str) -> list[str]:
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a child: this Python first on the path, so that `python` in dvc.yaml is this one."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "true", **extra}
+    return {**QUIET, **os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **extra}
+
+
+def settle(settings: Mapping[str, str]) -> None:
+    """Set, beside QUIET, what a library reads from the environment; a person's own setting stands."""
+    for name, value in {**QUIET, **settings}.items():
+        os.environ.setdefault(name, value)
 
 
 class Runner:
@@ -124,15 +136,16 @@ class Runner:
         self._starting = threading.Lock()
         self._stopped = threading.Event()
 
-    def run(self, stage: str, *, force: bool, say: Callable[[str], None]) -> Result:
+    def run(self, stage: str, *, force: bool, say: Callable[[str], None], timeout: float | None = None) -> Result:
         """Bring one stage up to date, given that everything upstream is; `say` gets each line as it is printed.
 
-        A stage whose files another DVC process holds is tried again until they are free.
+        A stage whose files another DVC process holds is tried again until they are free. After `timeout` seconds of
+        one attempt it is ended as `stop` does, and has failed.
         """
         began = time.monotonic()
         told = False
         while not self._stopped.is_set():
-            result, blocked = self._attempt(stage, force, say)
+            result, blocked = self._attempt(stage, force, say, timeout)
             if not blocked:
                 return replace(result, seconds=time.monotonic() - began)
             if not told:
@@ -143,32 +156,24 @@ class Runner:
 
     def stop(self) -> None:
         """End every child and all that it started, after GRACE seconds for good; start no new ones."""
-        import psutil  # type: ignore[import-untyped]
-
         self._stopped.set()
         with self._starting:
             running = [child for child in self._children if child.poll() is None]
-        stages = [process for child in running for process in _descendants(child.pid)]
-        idle = [child for child in running if not _descendants(child.pid)]
-        for process in (*stages, *idle):  # a dvc that has a stage outlives it, to release its locks
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-        _, alive = psutil.wait_procs(stages, timeout=GRACE)
-        for process in alive:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        for child in running:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(GRACE)
-            child.kill()
+        _end(running)
 
-    def _attempt(self, stage: str, force: bool, say: Callable[[str], None]) -> tuple[Result, str]:
+    def _attempt(
+        self, stage: str, force: bool, say: Callable[[str], None], timeout: float | None
+    ) -> tuple[Result, str]:
         """One child; its result, and the line that says so if DVC could not start because of another process."""
         with self._starting:
             if self._stopped.is_set():
                 return Result(stage, Outcome.STOPPED, 0.0), ""
             child = self._start(stage, force)
             self._children.add(child)
+        late = threading.Timer(timeout or threading.TIMEOUT_MAX, _end, [[child]])
+        late.daemon = True
+        late.start()
+        began = time.monotonic()
         assert child.stdout is not None
         outcome, blocked, last = Outcome.UP_TO_DATE, "", ""
         for line in _lines(child.stdout):
@@ -183,7 +188,10 @@ class Runner:
             if not blocked:
                 say(line)
         failed = child.wait() != 0
+        late.cancel()
         self._children.discard(child)
+        if failed and timeout and time.monotonic() - began > timeout:
+            last = f"ended after its timeout of {timeout:g} s"
         if failed:
             outcome = Outcome.STOPPED if self._stopped.is_set() else Outcome.FAILED
         return Result(stage, outcome, 0.0, last if failed else ""), blocked if failed else ""
@@ -200,6 +208,25 @@ class Runner:
             encoding="utf-8",
             errors="replace",
         )
+
+
+def _end(children: list["subprocess.Popen[str]"]) -> None:
+    """End children and all that they started; what is left after GRACE seconds is killed."""
+    import psutil  # type: ignore[import-untyped]
+
+    stages = [process for child in children for process in _descendants(child.pid)]
+    idle = [child for child in children if not _descendants(child.pid)]
+    for process in (*stages, *idle):  # a dvc that has a stage outlives it, to release its locks
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(stages, timeout=GRACE)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE)
+        child.kill()
 
 
 def _descendants(pid: int) -> list[Any]:

@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipeline import paths
+from pipeline import paths, repro
 from pipeline.errors import Refusal
 
 if TYPE_CHECKING:
@@ -35,11 +34,10 @@ PATIENCE = 15.0  # seconds that the end of a stage waits for its courier
 PATIENCE_IN_TROUBLE = 5.0  # the same, once the store has failed
 TRUST = 900.0  # seconds after a delivery in which the end of a stage does not wait for its own
 LONGEST_PROBLEM = 300  # characters
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
+SETTINGS = {  # read when mlflow is imported
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
 
 
@@ -60,7 +58,7 @@ class Run:
     """One execution of a stage as the stage writes it down; nothing here fails because of MLflow or the disk."""
 
     def __init__(self, stage: str, key: str | None) -> None:
-        self.spool = SPOOLS.absolute() / f"{stage}-{(key or 'none')[:12]}-{time.time_ns()}.jsonl"
+        self.spool = SPOOLS.absolute() / f"{spool_name(stage, key)}-{time.time_ns()}.jsonl"
         self._file: FileIO | None = None
         self._courier: subprocess.Popen | None = None
         self._torn = self._warned = False
@@ -76,20 +74,6 @@ class Run:
         """Metrics of one step."""
         numbers = {legal(name): float(value) for name, value in metrics.items()}
         self._write("metrics", metrics=numbers, step=step or 0)
-
-    def tag(self, tags: dict[str, Any]) -> None:
-        """Tags; a later value replaces an earlier one."""
-        self._write("tags", tags={legal(name): value for name, value in tags.items()})
-
-    def artifact(self, path: Path | str) -> None:
-        """A small file to look at (text, html, png); its content of this moment counts."""
-        if self._file is None:
-            return
-        with self._harmless():
-            kept = self.spool.with_suffix("")
-            kept.mkdir(exist_ok=True)
-            shutil.copyfile(path, kept / Path(path).name)
-            self._write("artifact", name=Path(path).name)
 
     def end(self, status: str) -> None:
         """FINISHED, FAILED or KILLED. Waits a bounded time for the courier and warns if the store failed it."""
@@ -113,13 +97,8 @@ class Run:
             self._warn(f"{store()} did not take everything ({problem})")
 
     def send(self) -> None:
-        """Start the courier where MLflow is installed; a machine without it keeps the spool for one that has it.
-
-        CONTRAIL_TRACKING=off in the environment keeps it too: a trial has nothing to tell.
-        """
-        if os.environ.get("CONTRAIL_TRACKING") == "off" or self._file is None:
-            return
-        if importlib.util.find_spec("mlflow") is None:
+        """Start the courier, unless the spool has to wait for another machine or time."""
+        if self._file is None or not wanted():
             return
         search = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))}
@@ -153,14 +132,22 @@ class Run:
             print(f"warning: tracking: {what}; what waits in {SPOOLS} is delivered by `contrail sync`", flush=True)
 
 
-def start(*, stage: str, key: str | None, study: str, params: dict[str, Any], tags: dict[str, Any]) -> Run:
+def wanted() -> bool:
+    """Whether this process should reach the store: MLflow is installed, and CONTRAIL_TRACKING is not "off".
+
+    What a stage wrote down waits then for a machine that has MLflow, or for `contrail sync`.
+    """
+    return os.environ.get("CONTRAIL_TRACKING") != "off" and importlib.util.find_spec("mlflow") is not None
+
+
+def start(*, stage: str, key: str | None, study: str, params: dict[str, Any]) -> Run:
     """Open the run of a stage's execution; a run of the same key that did not finish is reopened.
 
     stage: "pretrain@simclr"; the run is called "simclr". key: DVC's run-cache key, the identity of what is computed.
     """
     run = Run(stage, key)
     identity = {"dvc.stage": stage, "dvc.key": key, "pipeline.id": os.environ.get("CONTRAIL_PIPELINE_ID")}
-    tags = {**identity, **git_tags(), "host": socket.gethostname(), "pid": os.getpid(), **tags}
+    tags = {**identity, **git_tags(), "host": socket.gethostname(), "pid": os.getpid()}
     own = {re.sub(rf"^[a-z]+\.{re.escape(item(stage))}(\.|$)", "", name): value for name, value in params.items()}
     flat = {legal(name): str(value) for name, value in _leaves(own)}
     known = {name: value for name, value in tags.items() if value is not None}
@@ -173,14 +160,18 @@ def sync(root: Path, study: str, entries: "Iterable[LockEntry]") -> list[str]:
     """Bring the store up to date; returns a phrase for each thing done, none if there was nothing to do.
 
     Spools that waited are delivered; runs whose process is gone are closed; an entry of dvc.lock without a finished
-    run (its outputs came from the run-cache) gets one. TrackingError if the store cannot be used.
+    run (its outputs came from the run-cache) gets one. What a courier still delivers after PATIENCE is left to it.
+    One process at a time; TrackingError if the store cannot be used.
     """
     from pipeline import courier
 
-    with reach(root) as mlflow:
-        done = [f"{stage}: delivered" for stage in courier.deliver_waiting(mlflow, root / SPOOLS)]
-        done += [f"{stage}: closed, its process is gone" for stage in courier.reap(mlflow, study)]
-        return done + [f"{stage}: entered from the run-cache" for stage in courier.fill(mlflow, study, entries)]
+    spools = root / SPOOLS
+    spools.mkdir(parents=True, exist_ok=True)
+    with reach(root) as mlflow, (root / paths.SCRATCH / "sync.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = [f"{stage}: delivered" for stage in courier.deliver_waiting(mlflow, spools, PATIENCE)]
+        done += [f"{stage}: closed, its process is gone" for stage in courier.reap(mlflow, study, spools)]
+        return done + [f"{stage}: entered from the run-cache" for stage in courier.fill(mlflow, study, entries, spools)]
 
 
 def reap(root: Path, study: str) -> list[str]:
@@ -188,7 +179,7 @@ def reap(root: Path, study: str) -> list[str]:
     from pipeline import courier
 
     with reach(root) as mlflow:
-        return courier.reap(mlflow, study)
+        return courier.reap(mlflow, study, root / SPOOLS)
 
 
 @contextmanager
@@ -196,6 +187,7 @@ def reach(root: Path) -> Iterator[Any]:
     """The mlflow module, pointed at the store; where the store fails, a TrackingError says so in a sentence."""
     try:
         mlflow = connect(root)
+        mlflow.MlflowClient()  # opens a database, which may be locked or of another version
     except ImportError as error:
         raise TrackingError(f"MLflow cannot be imported here ({error}): pip install mlflow") from error
     except Exception as error:  # MLflow lets pass what its database and HTTP libraries raise
@@ -208,8 +200,7 @@ def reach(root: Path) -> Iterator[Any]:
 
 def connect(root: Path) -> Any:
     """The mlflow module, pointed at MLFLOW_TRACKING_URI or else at a database in `root`, made on first use."""
-    os.environ.update(QUIET)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    repro.settle(SETTINGS)
     import mlflow
 
     if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -251,8 +242,12 @@ def experiment(client: Any, study: str) -> str:
 
 def store(root: Path | None = None) -> str:
     """The store, for a person: without the password that a URI may hold."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root or Path.cwd()).absolute()}/.mlflow/mlflow.db"
-    return f"the tracking store {_discreet(uri)}"
+    return f"the tracking store {discreet(address(root or Path.cwd()))}"
+
+
+def address(root: Path) -> str:
+    """The URI of the store: MLFLOW_TRACKING_URI, or the database in `root`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/.mlflow/mlflow.db"
 
 
 def read_state(spool: Path) -> dict[str, Any]:
@@ -262,6 +257,11 @@ def read_state(spool: Path) -> dict[str, Any]:
         return json.loads(state.read_text())
     except FileNotFoundError:
         return {}
+
+
+def spool_name(stage: str, key: str | None) -> str:
+    """What the names of the spools of this work begin with; a time follows."""
+    return f"{stage}-{(key or 'none')[:12]}"
 
 
 def legal(name: str) -> str:
@@ -279,11 +279,12 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def first_line(error: Exception) -> str:
     """What an error of a library says, short and without passwords."""
-    line = _discreet(str(error)).partition("\n")[0] or type(error).__name__
+    line = discreet(str(error)).partition("\n")[0] or type(error).__name__
     return line if len(line) <= LONGEST_PROBLEM else f"{line[:LONGEST_PROBLEM]}…"
 
 
-def _discreet(text: str) -> str:
+def discreet(text: str) -> str:
+    """A text without the passwords of the URIs in it."""
     return re.sub(r"//[^/\s]*@", "//", text)
 
 

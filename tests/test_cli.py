@@ -1,6 +1,8 @@
 """The `contrail` command: verbs, errors, recipes, quick runs, the doctor."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 from toy_project import PARAMS, REPOSITORY, STAGES, commit, edit, make, run
 from typer.testing import CliRunner
 
-from pipeline import cli, doctor, lock, params, published, quick, recipes, repro
+from pipeline import cli, deploy, doctor, lock, params, published, quick, recipes, repro
 from pipeline.recipes import RecipeError
 
 VERBS = {
@@ -189,16 +191,14 @@ def test_quick_runs_everything_elsewhere(studies):
 
 
 def test_quick_keeps_the_copy_of_a_failure(studies):
-    """What failed can be looked at, with what each stage printed; what does not depend on it ran."""
-    edit(
-        studies, "dvc.yaml", "mkdir -p data/encoders &&", "echo no light; test ${key} = b && mkdir -p data/encoders &&"
-    )
+    """What failed can be looked at, with what each stage printed."""
+    edit(studies, "dvc.yaml", "mkdir -p data/datasets/${key} &&", "echo no light; false &&")
     said = []
     assert not quick.quick(studies, said.append)
     [copy] = (studies / ".scratch/quick").iterdir()
-    assert said[-2].startswith("2 of 4 stages ran")
+    assert said[-2].startswith("0 of 4 stages ran")
     assert str(copy) in said[-1]
-    assert "no light" in (copy / "logs/pretrain@a.log").read_text()
+    assert "no light" in (copy / "logs/prepare@d.log").read_text()
 
 
 def test_the_doctor_names_strangers_and_stale_entries(studies):
@@ -216,6 +216,46 @@ def test_the_doctor_names_strangers_and_stale_entries(studies):
     edit(studies, "params.yaml", "  b: {", "  c: {")
     [finding] = doctor.stale(studies)
     assert (finding.state, "pretrain@b" in finding.words) == ("note", True)
+
+
+def test_the_doctor_frees_no_space_that_is_needed(tmp_path, monkeypatch):
+    """What it advises to remove are copies of failed quick runs and attempts before the newest, never DVC's cache."""
+    monkeypatch.setattr(doctor, "LOW_DISK", float("inf"))
+    [finding] = doctor.disk(tmp_path)
+    assert ".scratch holds nothing old" in finding.words
+    for age, name in enumerate(("pretrain@a/new", "pretrain@a/old", "pretrain@b/only")):
+        folder = tmp_path / ".scratch" / name
+        folder.mkdir(parents=True)
+        (folder / "identity.json").write_text("{}")
+        os.utime(folder / "identity.json", (0, -age))
+    for name in ("quick/20260101-000000", "tracking"):
+        (tmp_path / ".scratch" / name).mkdir(parents=True)
+    [finding] = doctor.disk(tmp_path)
+    assert "`rm -r .scratch/pretrain@a/old .scratch/quick/20260101-000000` frees 0.0 GB" in finding.words
+    assert "gc" not in finding.words
+
+
+def test_clean_keeps_what_is_not_delivered(tmp_path):
+    """`make clean` empties .scratch apart from tracking; where there is no .scratch it has nothing to do."""
+    shutil.copyfile(REPOSITORY / "Makefile", tmp_path / "Makefile")
+    run("make", "clean", cwd=tmp_path)
+    for name in ("tracking", "pretrain@a", "quick"):
+        (tmp_path / ".scratch" / name).mkdir(parents=True)
+        (tmp_path / ".scratch" / name / "file").touch()
+    (tmp_path / ".scratch" / "tracked").touch()
+    run("make", "clean", cwd=tmp_path)
+    assert list(tmp_path.glob(".scratch/*")) == [tmp_path / ".scratch/tracking"]
+    assert (tmp_path / ".scratch/tracking/file").exists()
+
+
+def test_the_pages_of_a_store_elsewhere_are_not_served_here(tmp_path, monkeypatch):
+    """MLFLOW_TRACKING_URI may name a server: then only Prefect's is started, else MLflow's on the store."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://name:secret@tracking.example")
+    assert list(deploy._commands(tmp_path)) == ["prefect"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere.db")
+    assert "sqlite:////elsewhere.db" in deploy._commands(tmp_path)["mlflow"]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert f"sqlite:///{tmp_path}/.mlflow/mlflow.db" in deploy._commands(tmp_path)["mlflow"]
 
 
 def test_the_doctor_compares_versions(tmp_path):

@@ -95,3 +95,8 @@ def test_labels_are_spread_inside_the_axis():
     assert sorted(range(4), key=lambda i: moved[i]) == [1, 0, 3, 2]
     assert min(np.diff(sorted(moved))) >= 10
     assert max(moved) <= 100
+
+
+def test_a_scale_without_extent_puts_everything_at_its_start():
+    """Equal numbers, such as accuracies that are all perfect, are drawn and not divided by zero."""
+    assert _svg.linear(1.0, 1.0, 300, 20)(1.0) == 300

@@ -1,5 +1,6 @@
 """DVC's graph as the frame reads it. The keys are a contract with DVC's internals: a DVC that breaks it fails here."""
 
+import hashlib
 import json
 import sys
 
@@ -28,6 +29,15 @@ def project(finished, tmp_path):
     return tmp_path / "project"
 
 
+def content(path):
+    """The md5 of a file or folder as DVC computes it; none of what is gone."""
+    if not path.is_dir():
+        return hashlib.md5(path.read_bytes()).hexdigest() if path.exists() else None
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    listing = [{"md5": content(files[name]), "relpath": name} for name in sorted(files) if "__pycache__" not in name]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
 def actions(root):
     return {step.stage: step.action for step in graph.plan(root)}
 
@@ -43,6 +53,15 @@ def test_read_resolves_dvc_yaml(finished):
     assert nodes["pretrain@a"].meta == {"retries": 1}
     assert nodes["report"].upstream == ["pretrain@a", "pretrain@b"]
     assert nodes["report"].outs == {"data/report/page": False, "data/report/results.json": True}
+
+
+def test_the_lock_is_that_of_the_code():
+    """The results that this repository shows were made by the code that it shows."""
+    deps = {(dep["path"], dep["md5"]) for entry in lock.read(REPOSITORY).values() for dep in entry.get("deps", [])}
+    code = {(path, md5) for path, md5 in deps if path.startswith("stages/")}
+    assert code
+    edited = sorted({path for path, md5 in code if content(REPOSITORY / path) != md5})
+    assert edited == [], "differ from what dvc.lock records: run `dvc repro` and commit dvc.lock"
 
 
 def test_keys_are_those_of_dvc(finished):
@@ -113,8 +132,7 @@ def test_flat_keeps_numbers_only():
 
 
 def test_status_is_dvcs_word(project):
-    """An edited parameter is named; a project without changes has no status."""
-    assert graph.status(project) == {}
+    """An edited parameter is named; stages without changes have no status."""
     edit(project, "params.yaml", "rate: 0.1", "rate: 0.3")
     assert graph.status(project) == {"pretrain@a": ["runs.a modified"]}
 

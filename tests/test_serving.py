@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pipeline import registry, tracking
+from pipeline import registry, repro, tracking
 from pipeline.plugins import Spec
 from stages.encoders import _export, _model
 
@@ -28,7 +28,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def mlflow():
-    os.environ.update(tracking.QUIET)  # before the import
+    repro.settle(tracking.SETTINGS)  # before the import
     import mlflow
 
     return mlflow

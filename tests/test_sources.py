@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from pipeline import plugins
+from pipeline.errors import ParamsError
 from stages.datasets import cifar10, digits, folder
 from stages.datasets._images import DataError
 
@@ -181,3 +183,10 @@ def test_a_wrong_table_is_refused(tmp_path: Path, table: str | None, sentence: s
         (tmp_path / "labels.csv").write_text(table)
     with pytest.raises(DataError, match=sentence):
         folder.load(path=str(tmp_path), **CROP | {"labels": "labels.csv"})
+
+
+def test_only_what_can_be_downloaded_has_a_fetcher() -> None:
+    """`contrail fetch` finds CIFAR-10's, and says of digits that there is nothing to do."""
+    assert plugins.fetcher("cifar10") is cifar10.fetch
+    with pytest.raises(ParamsError, match="digits has nothing to download"):
+        plugins.fetcher("digits")

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def no_courier(monkeypatch):
 
 def start(stage="pretrain@simclr", key=KEY):
     params = {"runs.simclr": {"method": {"name": "simclr"}, "seeds": [0, 1]}, "hardware": {"threads": 1}}
-    return tracking.start(stage=stage, key=key, study=EXPERIMENT, params=params, tags={"note": "a"})
+    return tracking.start(stage=stage, key=key, study=EXPERIMENT, params=params)
 
 
 def sync(root, entries=()):
@@ -82,25 +83,20 @@ def test_importing_tracking_imports_no_mlflow():
 
 
 def test_a_run_arrives_with_all_that_was_logged(root, capsys, monkeypatch):
-    """The courier delivers parameters, tags, every step, artifacts and the end, and leaves no spool."""
+    """The courier delivers parameters, tags, every step and the end, and leaves no spool."""
     monkeypatch.setenv("CONTRAIL_PIPELINE_ID", "p-1")
     run = start()
     for step in range(3):
         run.log({"loss": 1.0 / (step + 1), "knn@5": 0.5}, step)
-    Path("views.html").write_text("<p>views</p>")
-    run.artifact("views.html")
-    run.tag({"device": "cpu"})
     run.end("FINISHED")
     [found] = runs(root)
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "simclr"
     assert found.data.params == {"method.name": "simclr", "seeds": "[0, 1]", "hardware.threads": "1"}
-    expected = {"dvc.stage": "pretrain@simclr", "dvc.key": KEY, "pipeline.id": "p-1", "note": "a", "device": "cpu"}
+    expected = {"dvc.stage": "pretrain@simclr", "dvc.key": KEY, "pipeline.id": "p-1", "pid": str(os.getpid())}
     assert expected.items() <= found.data.tags.items()
     assert history(root, found, "loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert found.data.metrics["knn_5"] == 0.5
-    [artifact] = (root / ".mlflow" / "artifacts").rglob("views.html")
-    assert artifact.read_text() == "<p>views</p>"
     assert waiting() == []
     assert capsys.readouterr().out == ""
 
@@ -147,20 +143,19 @@ def test_an_unreachable_store_costs_one_warning(root, monkeypatch, capsys):
     assert history(root, runs(root)[0], "loss") == [(0, 1.0)]
 
 
-def test_a_locked_store_costs_one_warning(root, monkeypatch, capsys):
-    """While somebody holds the database, the stage finishes with one warning; afterwards sync delivers everything."""
-    monkeypatch.setattr(tracking, "PATIENCE_IN_TROUBLE", 0.5)
-    database = sqlite3.connect(root / ".mlflow" / "mlflow.db")
-    database.execute("BEGIN EXCLUSIVE")
+def test_a_locked_store_is_a_sentence(root, no_courier, monkeypatch):
+    """While somebody holds the database nothing is lost: sync says so, and delivers everything afterwards."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/.mlflow/mlflow.db?timeout=0.2")
     run = start()
     run.log({"loss": 1.0}, 0)
     run.end("FINISHED")
-    out = capsys.readouterr().out
+    database = sqlite3.connect(root / ".mlflow" / "mlflow.db")
+    database.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(tracking.TrackingError, match=r"mlflow\.db.* cannot be opened: .*locked"):
+        sync(root)
     database.rollback()
     database.close()
-    assert out.count("warning") == 1
-    assert "locked" in out
-    assert "mlflow.db" in out
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert sync(root) == ["pretrain@simclr: delivered"]
     [found] = runs(root)
     assert found.info.status == "FINISHED"
@@ -172,7 +167,6 @@ def test_a_disk_that_takes_nothing_costs_one_warning(root, capsys):
     Path(".scratch").write_text("not a folder")
     run = start()
     run.log({"loss": 1.0}, 0)
-    run.artifact("nowhere.html")
     run.end("FINISHED")
     assert capsys.readouterr().out.count("warning") == 1
 
@@ -210,7 +204,7 @@ def test_the_courier_outlives_a_killed_stage(root):
     """SIGKILL on the stage: its courier delivers what was written and closes the run."""
     code = (
         "import os, signal, time; from pipeline import tracking\n"
-        f"run = tracking.start(stage='pretrain@simclr', key='{KEY}', study='digits', params={{}}, tags={{}})\n"
+        f"run = tracking.start(stage='pretrain@simclr', key='{KEY}', study='digits', params={{}})\n"
         "run.log({'loss': 1.0}, 0)\n"
         "print('written', flush=True); time.sleep(60)"
     )
@@ -273,14 +267,34 @@ def test_a_run_that_ends_before_its_courier_looks_is_one_run(root, no_courier, m
     assert waiting() == []
 
 
-def test_a_spool_is_delivered_by_one_process_at_a_time(root, no_courier):
-    """Sync beside a courier that delivers the same spool leaves it to the courier."""
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_stage_that_has_just_ended_is_entered_once(root, no_courier, monkeypatch, patient):
+    """Sync beside a courier waits for it, and if that takes too long, neither closes nor enters what it delivers."""
+    monkeypatch.setattr(courier, "_alive", lambda run: False)
+    entry = LockEntry(stage="pretrain@simclr", key=KEY, metrics={})
     run = start()
-    run.end("FINISHED")
     delivery = courier.Delivery(run.spool)
-    assert sync(root) == []
-    delivery.close()
-    assert sync(root) == ["pretrain@simclr: delivered"]
+    with tracking.reach(root) as mlflow:
+        delivery.go_on(mlflow)
+    run.end("FINISHED")
+
+    def finish():
+        delivery.finish(mlflow)
+        delivery.close()
+
+    if patient:
+        late = threading.Timer(0.5, finish)
+        late.start()
+        assert sync(root, [entry]) == []
+        assert [found.info.status for found in runs(root)] == ["FINISHED"]
+        late.join()
+    else:
+        monkeypatch.setattr(tracking, "PATIENCE", 0.0)
+        assert sync(root, [entry]) == []
+        assert [found.info.status for found in runs(root)] == ["RUNNING"]
+        finish()
+        assert sync(root, [entry]) == []
+        assert [found.info.status for found in runs(root)] == ["FINISHED"]
 
 
 def test_a_torn_line_is_skipped(root, no_courier):

@@ -44,8 +44,8 @@ def drawing(body: str, width: float, height: float, label: str) -> str:
 
 
 def linear(low: float, high: float, start: float, stop: float) -> Scale:
-    """Maps low..high to start..stop."""
-    return lambda value: start + (value - low) / (high - low) * (stop - start)
+    """Maps low..high to start..stop; all to start where low and high are one."""
+    return lambda value: start + (value - low) / ((high - low) or 1.0) * (stop - start)
 
 
 def logarithmic(low: float, high: float, start: float, stop: float) -> Scale:

@@ -1,0 +1,137 @@
+"""Claims about the scratch folder and the device lock.
+
+- finished outputs stay until dvc.lock has recorded them, whatever happens in between
+- an identity has its folder; another identity starts afresh and says what differs
+- a device has so many places, and a place goes with its process
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import lock
+from pipeline.scratch import Scratch, write_atomically
+
+OUTS = ["data/encoders/simclr", "data/scores/simclr.json"]
+ENTRY = {"cmd": "python", "outs": [{"path": path, "md5": "0"} for path in OUTS]}
+
+
+def identity(**changes: object) -> dict:
+    return {"key": lock.key(ENTRY), "params": {"epochs": 3}} | changes
+
+
+def finished(**changes: object) -> Scratch:
+    """A scratch folder with both outputs written."""
+    scratch = Scratch("pretrain@simclr", identity(**changes))
+    (scratch.outs / OUTS[0]).mkdir(parents=True)
+    (scratch.outs / OUTS[0] / "weights").write_text("weights")
+    (scratch.outs / OUTS[1]).parent.mkdir(parents=True)
+    (scratch.outs / OUTS[1]).write_text("{}")
+    scratch.finish()
+    return scratch
+
+
+def record() -> None:
+    """Write dvc.lock as DVC does after the stage."""
+    Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"pretrain@simclr": ENTRY}}))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_outputs_survive_until_they_are_recorded() -> None:
+    """Killed after the hand-over: DVC has deleted the outputs, the next start puts them back."""
+    finished().place(OUTS)
+    shutil.rmtree("data")
+    again = Scratch("pretrain@simclr", identity())
+    assert again.finished
+    again.place(OUTS)
+    assert Path(OUTS[0], "weights").read_text() == "weights"
+    assert Path(OUTS[1]).read_text() == "{}"
+
+
+def test_outputs_survive_a_kill_half_way_through_the_hand_over() -> None:
+    """One output placed, the other not: nothing is lost and nothing counts as recorded."""
+    scratch = finished()
+    scratch.place(OUTS[:1])
+    record()
+    (scratch.folder / "placed").unlink()  # what a kill before the end of `place` leaves
+    assert Scratch("pretrain@simclr", identity()).finished
+
+
+def test_recorded_outputs_are_dropped_and_a_forced_run_is_a_new_one() -> None:
+    """Once dvc.lock has the key, `dvc repro -f` works afresh instead of handing over the old outputs."""
+    finished().place(OUTS)
+    record()
+    again = Scratch("pretrain@simclr", identity())
+    assert not again.finished
+    assert list(again.outs.iterdir()) == []
+
+
+def test_finished_outputs_that_were_refused_are_kept() -> None:
+    """After a drift error the outputs are not in place: an older record of the same key does not drop them."""
+    finished()
+    record()
+    assert Scratch("pretrain@simclr", identity()).finished
+
+
+def test_an_existing_output_is_replaced_not_merged() -> None:
+    """What an earlier run left under the same path is gone."""
+    Path(OUTS[0]).mkdir(parents=True)
+    Path(OUTS[0], "old").touch()
+    finished().place(OUTS)
+    assert [path.name for path in Path(OUTS[0]).iterdir()] == ["weights"]
+
+
+def test_another_identity_starts_afresh_and_says_why() -> None:
+    """The work of one identity is not resumed by another; the difference is named."""
+    (Scratch("pretrain@simclr", identity()).work / "checkpoint").touch()
+    assert Scratch("pretrain@simclr", identity()).fresh_because is None
+    assert (Scratch("pretrain@simclr", identity()).work / "checkpoint").exists()
+    other = Scratch("pretrain@simclr", identity(params={"epochs": 4}))
+    assert other.fresh_because == "params epochs"
+    assert not (other.work / "checkpoint").exists()
+
+
+def test_a_write_is_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails leaves the old content."""
+    file = Path("state")
+    write_atomically(file, b"old")
+    monkeypatch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"old"
+
+
+def test_a_device_has_so_many_places() -> None:
+    """A third training waits for one of two places, says so, and gets it when a holder is killed."""
+    hold = (
+        "import time\n"
+        "from pipeline.scratch import device_lock\n"
+        "with device_lock('test-device', 2):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    trainings = []
+    try:
+        said = []
+        for _ in range(3):
+            trainings.append(
+                subprocess.Popen([sys.executable, "-c", hold], cwd=root, stdout=subprocess.PIPE, text=True)
+            )
+            said.append(trainings[-1].stdout.readline())
+        assert said[:2] == ["held\n", "held\n"]
+        assert said[2].startswith("waiting: 2 other training(s) hold test-device")
+        trainings[0].kill()
+        assert trainings[2].stdout.readline() == "held\n"
+    finally:
+        for training in trainings:
+            training.kill()
+            training.wait()
