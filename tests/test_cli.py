@@ -14,7 +14,7 @@ from pipeline import cli, deploy, doctor, lock, params, published, quick, recipe
 from pipeline.recipes import RecipeError
 
 VERBS = {
-    *("check", "plan", "status", "run", "use", "sync", "register", "promote", "rollback"),
+    *("check", "plan", "status", "run", "use", "fetch", "sync", "register", "promote", "rollback"),
     *("doctor", "deploy", "ui", "where"),
 }
 
@@ -284,4 +284,7 @@ def test_published_outputs_are_compared_with_the_last_commit(studies):
     assert count.startswith("3 of 5")
     assert first == f"pretrain@a: data/encoders/a differ: {published.ELSEWHERE}"
     assert second.endswith("runs.b.rate: 0.2 → 0.3")
+    assert len(published.words(studies)) == 1  # nothing to compare before there is a report
+    (studies / "data/report").mkdir(parents=True, exist_ok=True)
+    (studies / "data/report/index.html").touch()
     assert "5 of 5" in published.words(studies)[1]
