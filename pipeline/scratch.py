@@ -1,7 +1,7 @@
 """Where a stage keeps what must survive a kill, and the lock on the device it trains on.
 
     .scratch/<stage>/<id>/identity.json   what the id stands for
-                          work/           checkpoints, finished cells
+                          state/          checkpoints, finished cells
                           outs/           outputs under their final names, until dvc.lock has recorded them
                           finished        outs/ is complete
                           placed          data/ has it too
@@ -35,10 +35,10 @@ class Scratch:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         sweep()
         self.folder = paths.SCRATCH / stage / digest
-        self.work = self.folder / "work"
+        self.state = self.folder / "state"
         self.outs = self.folder / "outs"
         self.fresh_because = None if self.folder.exists() else self._difference(identity)
-        self.work.mkdir(parents=True, exist_ok=True)
+        self.state.mkdir(parents=True, exist_ok=True)
         if not self.finished:
             shutil.rmtree(self.outs, ignore_errors=True)
         self.outs.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ class Scratch:
     def finish(self) -> None:
         """All outputs are written; what the work needed is no longer."""
         (self.folder / "finished").touch()
-        shutil.rmtree(self.work)
+        shutil.rmtree(self.state)
 
     def place(self, outs: list[str]) -> None:
         """Put the finished outputs at their final paths, as links where the file system can, and keep them here."""

@@ -44,7 +44,7 @@ class Stage:
         self.item = node.name.partition("@")[2]
         self.hardware = hardware
         self.study = study
-        self.scratch = scratch.work
+        self.scratch = scratch.state
         self._outs = {str(out): scratch.outs / out for out in node.outs}
         self._run = run
         self._inputs = inputs

@@ -229,7 +229,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(
     """Stopped half-way by any signal, `dvc repro` does not repeat what is done and ends in the recorded md5."""
     before = study.lock[stage]
     process = study.start("dvc", "repro", "-f", "--single-item", stage)
-    wait_for(study, stage, f"*/work/{begun}", process)
+    wait_for(study, stage, f"*/state/{begun}", process)
     os.killpg(process.pid, kind)
     output = process.communicate()[0]
     assert process.returncode != 0
@@ -245,7 +245,7 @@ def test_inputs_edited_during_a_run_are_refused_and_the_work_is_kept(study: Stud
     before = study.lock["pretrain@simclr"]
     text = (study.folder / "stages/methods/simclr.py").read_text()
     process = study.start("dvc", "repro", "-f", "--single-item", "pretrain@simclr")
-    wait_for(study, "pretrain@simclr", "*/work/seed-0/*.pt", process)
+    wait_for(study, "pretrain@simclr", "*/state/seed-0/*.pt", process)
     with study.edited("stages/methods/simclr.py", text + "\n# edited\n"):
         output = process.communicate()[0]
         assert process.returncode != 0
@@ -262,7 +262,7 @@ def test_parameters_edited_during_a_run_are_refused(study: Study) -> None:
     values["runs"]["supervised"]["training"]["epochs"] = 3
     values["finetunes"]["random"]["training"]["steps"] = 2
     process = study.start("dvc", "repro", "-f", "--single-item", "finetune@random")
-    wait_for(study, "finetune@random", "*/work/*", process)
+    wait_for(study, "finetune@random", "*/state/*", process)
     with study.edited("params.yaml", json.dumps(values)):
         output = process.communicate()[0]
     assert "inputs changed during the run: params.yaml: finetunes.random" in output

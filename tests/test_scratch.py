@@ -91,12 +91,12 @@ def test_an_existing_output_is_replaced_not_merged() -> None:
 
 def test_another_identity_starts_afresh_and_says_why() -> None:
     """The work of one identity is not resumed by another; the difference is named."""
-    (Scratch("pretrain@simclr", identity()).work / "checkpoint").touch()
+    (Scratch("pretrain@simclr", identity()).state / "checkpoint").touch()
     assert Scratch("pretrain@simclr", identity()).fresh_because is None
-    assert (Scratch("pretrain@simclr", identity()).work / "checkpoint").exists()
+    assert (Scratch("pretrain@simclr", identity()).state / "checkpoint").exists()
     other = Scratch("pretrain@simclr", identity(params={"epochs": 4}))
     assert other.fresh_because == "params epochs"
-    assert not (other.work / "checkpoint").exists()
+    assert not (other.state / "checkpoint").exists()
 
 
 def test_a_write_is_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
