@@ -8,18 +8,22 @@ content of its dependencies, its parameters and the paths of its outputs. Equal 
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import wraps
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from pipeline import lock, repro
 from pipeline.errors import Refusal
 
 HERE = Path()
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class StageError(Refusal):
@@ -59,6 +63,24 @@ class Step:
     key: str | None  # None: not known before an upstream stage has run
 
 
+def _steadily(look: Callable[P, T]) -> Callable[P, T]:
+    """`look`, again after a moment if another stage's DVC was in the middle of rewriting dvc.lock."""
+
+    @wraps(look)
+    def again(*arguments: P.args, **options: P.kwargs) -> T:
+        for pause in (0.1, 0.3, 1.0):
+            try:
+                return look(*arguments, **options)
+            except StageError as error:
+                if "dvc.lock" not in str(error):
+                    raise
+                time.sleep(pause)
+        return look(*arguments, **options)
+
+    return again
+
+
+@_steadily
 def read(root: Path = HERE) -> list[Node]:
     """The stages of dvc.yaml in running order; StageError says what is wrong with dvc.yaml."""
     with _repo(root) as repo:
@@ -87,12 +109,14 @@ def named(nodes: list[Node], targets: Iterable[str]) -> list[str]:
     return [name for name in names if name in targets or name.partition("@")[0] in targets]
 
 
+@_steadily
 def key(name: str, root: Path = HERE) -> str:
     """The run-cache key of a stage from what its dependencies and parameters are now, sha256 as 64 hex digits."""
     with _repo(root) as repo:
         return lock.key(_entry(_saved(repo, name)))
 
 
+@_steadily
 def hashes(name: str, root: Path = HERE) -> dict[str, str]:
     """Path → md5 of each dependency of a stage as it is now; a folder's ends in ".dir"."""
     with _repo(root) as repo:

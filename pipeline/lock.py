@@ -18,6 +18,16 @@ def read(root: Path) -> dict[str, dict[str, Any]]:
     return parse(path.read_text()) if path.exists() else {}
 
 
+def read_if_whole(root: Path) -> dict[str, dict[str, Any]]:
+    """As `read`; empty while another stage's DVC, which rewrites the file in place, is in the middle of it."""
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return read(root)
+    except (YAMLError, TypeError, KeyError):
+        return {}
+
+
 def parse(text: str) -> dict[str, dict[str, Any]]:
     """Stage name → its entry in the text of a dvc.lock."""
     from ruamel.yaml import YAML

@@ -80,7 +80,7 @@ class Scratch:
 
 def sweep() -> None:
     """Drop the folders of executions whose outputs are in place and recorded in dvc.lock."""
-    recorded = {stage: lock.key(entry) for stage, entry in lock.read(Path()).items()}
+    recorded = {stage: lock.key(entry) for stage, entry in lock.read_if_whole(Path()).items()}
     for mark in paths.SCRATCH.glob("*/*/placed"):
         identity = json.loads((mark.parent / "identity.json").read_text())
         if recorded.get(mark.parent.parent.name) == identity["key"]:

@@ -289,7 +289,7 @@ def _unwritable(error: OSError, node: graph.Node) -> Exception:
 
 def _way_back(name: str) -> str:
     """How the outputs of the last run come back, if DVC has removed them for this one."""
-    locked = lock.read(Path()).get(name, {}).get("outs", [])
+    locked = lock.read_if_whole(Path()).get(name, {}).get("outs", [])
     if all(Path(out["path"]).exists() for out in locked):
         return ""
     outs = _node(name).outs

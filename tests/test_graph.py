@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+import threading
 
 import pytest
 from toy_project import REPOSITORY, SCORES, STAGES, edit, make, run
@@ -194,3 +195,16 @@ def test_select_takes_what_is_upstream(finished):
     assert graph.named(nodes, ["pretrain"]) == ["pretrain@a", "pretrain@b"]
     with pytest.raises(StageError, match="'pretrian@a'; did you mean 'pretrain@a'"):
         graph.select(nodes, ["pretrian@a"])
+
+
+def test_a_lock_that_is_being_rewritten_is_read_again(tmp_path):
+    """Another stage's DVC truncates dvc.lock before it writes it: a look in between waits for the whole file."""
+    root = make(tmp_path / "project")
+    whole = "schema: '2.0'\nstages: {}\n"
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages:\n  a: {cmd: 'x")
+    timer = threading.Timer(0.3, lambda: (root / "dvc.lock").write_text(whole))
+    timer.start()
+    try:
+        assert graph.read(root)
+    finally:
+        timer.join()

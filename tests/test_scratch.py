@@ -81,6 +81,14 @@ def test_finished_outputs_that_were_refused_are_kept() -> None:
     assert Scratch("pretrain@simclr", identity()).finished
 
 
+@pytest.mark.parametrize("content", ["", "schema: '2.0'\n", "stages:\n  a: {cmd: 'x"])
+def test_a_lock_that_is_being_rewritten_drops_nothing(content: str) -> None:
+    """Another stage's DVC writes dvc.lock in place: half of it is no record."""
+    finished().place(OUTS)
+    Path("dvc.lock").write_text(content)
+    assert Scratch("pretrain@simclr", identity()).finished
+
+
 def test_an_existing_output_is_replaced_not_merged() -> None:
     """What an earlier run left under the same path is gone."""
     Path(OUTS[0]).mkdir(parents=True)
