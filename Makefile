@@ -4,8 +4,9 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
 READY := .venv/.ready
+BENCH := .venv/.bench
 
-.PHONY: help setup results test test-services check flow ui clean
+.PHONY: help setup results test test-services check flow ui bench bench-gpu clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +40,16 @@ flow: $(READY) ## run the study as a Prefect flow, stages side by side
 
 ui: $(READY) ## serve the MLflow and Prefect pages on this machine
 	contrail ui
+
+bench: $(BENCH) ## measure speed and memory against peers and limits on the CPU, into benchmarks/ (12 minutes)
+	python -m benchmarks
+
+bench-gpu: $(BENCH) ## the same on a GPU (8 minutes)
+	python -m benchmarks.gpu
+
+$(BENCH): $(READY)
+	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
 
 clean: ## forget scratch state; data, cache and tracking stay
 	test ! -d .scratch || find .scratch -mindepth 1 -maxdepth 1 ! -name tracking -exec rm -rf {} +

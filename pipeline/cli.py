@@ -110,19 +110,24 @@ def use(recipe: str) -> None:
 
 
 @app.command()
-def fetch(dataset: str) -> None:
-    """Download a data set of params.yaml to its path, if its source can be downloaded."""
-    from pipeline import params, plugins
+def fetch(
+    what: Annotated[str, typer.Argument(help="A data set of params.yaml, or an encoder: models:/<name>@<alias>.")],
+) -> None:
+    """Download a data set of params.yaml to its path, or a registered encoder's weights to start from."""
+    from pipeline import params, plugins, registry
 
+    if what.startswith("models:"):
+        print(f"for a run in params.yaml:\n{registry.fetch(what)}")
+        return
     datasets = params.read()["datasets"]
-    if dataset not in datasets:
-        raise Refusal(f"params.yaml has no data set {dataset!r}, only {', '.join(datasets)}")
-    source = datasets[dataset]["source"]
+    if what not in datasets:
+        raise Refusal(f"params.yaml has no data set {what!r}, only {', '.join(datasets)}")
+    source = datasets[what]["source"]
     try:
         plugins.fetcher(source["name"])(source["path"])
     except OSError as error:
-        raise Refusal(f"{dataset} could not be downloaded: {error}") from error
-    print(f"{dataset} is in {source['path']}")
+        raise Refusal(f"{what} could not be downloaded: {error}") from error
+    print(f"{what} is in {source['path']}")
 
 
 @app.command()

@@ -5,6 +5,7 @@
     ├── MissingInput    an earlier stage has not run yet
     ├── InputsChanged   parameters, code or data were edited while the stage ran
     ├── TrainingError   a training cannot go on (non-finite loss, batch larger than the data set)
+    │   └── RankLost    one of the processes that train together is gone
     └── ...             registry and recipes add their own
 
 A command ends with the sentence and exit code 1; anything else is a bug and keeps its traceback.
@@ -29,6 +30,10 @@ class InputsChanged(Refusal):
 
 class TrainingError(Refusal):
     """A training cannot go on."""
+
+
+class RankLost(TrainingError):
+    """One of the processes that train together is gone, so the others cannot go on."""
 
 
 class Stopped(BaseException):

@@ -76,8 +76,9 @@ def contrail(targets: list[str], force: bool) -> State[Any]:
         return futures[node.name]
 
     try:
-        threads = params.read(root / "params.yaml")["hardware"]["threads"]
-        results = repro.schedule(nodes, repro.places(threads), start, _first_done)
+        hardware = params.read(root / "params.yaml")["hardware"]
+        places = repro.places(hardware["threads"] * hardware["ranks"])
+        results = repro.schedule(nodes, places, start, _first_done)
     except BaseException:  # Ctrl-C, or the worker cancels
         runner.stop()
         raise

@@ -123,10 +123,10 @@ def survives_registry(mlflow: Any, model: str, study: dict[str, Any], version: A
     """Loaded from the registry it passes its self-test and gives the features that were judged."""
     encoder = _load(mlflow, model, version.version, study)
     name = version.tags["evaluation"]
-    table, pixels = _table(study, name)
+    table, images = _table(study, name)
     rows = table.rows["val"].numpy()
     expected = table.features.numpy()[rows]
-    got = _features(encoder, pixels, rows)
+    got = _features(encoder, images, rows)
     limit = SAME * max(1.0, float(abs(expected).max()))
     worst = float(abs(got - expected).max()) if got.shape == expected.shape else float("inf")
     if not worst <= limit:
@@ -143,10 +143,10 @@ def judge(encoder: Any, study: dict[str, Any], name: str) -> dict[str, Any]:
     own = {key: block[key] for key in params.keywords(stage.evaluate)}
     probes = params.arguments(stage.evaluate, own, f"evaluations.{name}")["probes"]
     wanted = {key: probe.make for key, probe in probes.items() if f"{key}.top1" in ACCURACIES}
-    table, pixels = _table(study, name)
+    table, images = _table(study, name)
     rows = np.union1d(table.rows["train"].numpy(), table.rows["val"].numpy())
-    found = _features(encoder, pixels, rows)
-    features = torch.zeros(len(pixels), found.shape[1])
+    found = _features(encoder, images, rows)
+    features = torch.zeros(len(images), found.shape[1])
     features[torch.from_numpy(rows)] = torch.from_numpy(found)
     # the test images are not looked at: their features stay zero and what is said of them is left out
     scores, _ = stage.judge({0: dataclasses.replace(table, features=features)}, wanted)
@@ -154,22 +154,26 @@ def judge(encoder: Any, study: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _table(study: dict[str, Any], name: str) -> tuple[Any, Any]:
-    """What the probes of the first seed of evaluation `name` read, and the pixels of its data set."""
+    """What the probes of the first seed of evaluation `name` read, and the images of its data set."""
     stage = importlib.import_module("stages.evaluate")
     dataset = paths.dataset(study["evaluations"][name]["dataset"])
     tables = stage.read(paths.features(name), dataset)
-    return tables[min(tables)], stage.Prepared(dataset).pixels
+    return tables[min(tables)], stage.Prepared(dataset).images
 
 
-def _features(encoder: Any, pixels: Any, rows: Any) -> Any:
+def _features(encoder: Any, images: Any, rows: Any) -> Any:
     import numpy as np
 
-    return np.concatenate([encoder.predict(pixels[rows[k : k + CHUNK]]) for k in range(0, len(rows), CHUNK)])
+    def given(part: Any) -> Any:
+        pixels, extents = images.read(part)
+        return pixels if extents is None else [image[:h, :w] for image, (h, w) in zip(pixels, extents, strict=True)]
+
+    return np.concatenate([encoder.predict(given(rows[k : k + CHUNK])) for k in range(0, len(rows), CHUNK)])
 
 
 def _load(mlflow: Any, model: str, version: Any, study: dict[str, Any]) -> Any:
     """A version from the registry, on the device that the features were made on."""
-    from pipeline.stage import device_name
+    from pipeline.hardware import device_name
 
     device = device_name(params.Hardware(**study["hardware"]))
     try:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -38,6 +38,7 @@ Seeds = Annotated[
 
 STRICT = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 SECTIONS = ("datasets", "runs", "evaluations", "finetunes")
+WEIGHTS = (".safetensors", ".pth", ".pt")  # files that a run may start from
 SHARED = {"hardware", "study"}  # what a command may take that is not in its block
 
 
@@ -54,6 +55,8 @@ class Hardware(Block):
     threads: Count
     precision: Literal["fp32", "bf16"]
     deterministic: bool
+    ranks: Count  # processes that train one encoder together
+    compile: bool
 
 
 def read(path: Path | str = "params.yaml") -> dict[str, Any]:
@@ -168,11 +171,48 @@ def _check_references(params: dict[str, Any]) -> None:
             for key, target in (("dataset", "datasets"), ("run", "runs")):
                 if key in block:
                     _exists(f"{where}.{key}", block[key], params[target])
-            if block.get("head", "h") != "h" and "projector" not in params["runs"][block["run"]]["method"]:
-                text = f"the run {block['run']!r} has no projector, so the head can only be h, not {block['head']}"
-                raise BlockError(Problem((), text)).at(f"{where}.head")
+            if block.get("head", "h") != "h":
+                _check_head(f"{where}.head", block, params["runs"][block["run"]]["method"].get("projector"))
+            if section == "runs":
+                _check_start(where, block)
             for budget in block.get("budgets", []):
                 _exists(f"{where}.budgets", budget, params["datasets"][block["dataset"]]["budgets"])
+
+
+def _check_head(where: str, finetune: dict[str, Any], projector: dict[str, Any] | None) -> None:
+    """The projector layers that fine-tuning keeps exist."""
+    run, head = finetune["run"], finetune["head"]
+    if projector is None:
+        text = f"the run {run!r} has no projector, so the head can only be h, not {head}"
+        raise BlockError(Problem((), text)).at(where)
+    if projector["layers"] < int(head.rpartition(".")[2]):
+        text = f"the projector of the run {run!r} has 1 layer, so the head can be h or projector.1, not {head}"
+        raise BlockError(Problem((), text)).at(where)
+
+
+def _check_start(where: str, run: dict[str, Any]) -> None:
+    """What a run starts from goes with its encoder and its method, and its images with its encoder."""
+    from pipeline import plugins
+
+    encoder, method, init = run["encoder"], run["method"]["name"], run["init"]
+    own, learner = f"stages/encoders/{encoder['name']}.py", cast("Any", plugins.load("methods", method))
+    weights = f"a file of weights inside the repository ({', '.join(WEIGHTS)})"
+    inside = not Path(init).is_absolute() and ".." not in Path(init).parts
+    if init != own and not (init.endswith(WEIGHTS) and inside):
+        text = f"must be {own}, for weights as that file initializes them, or {weights}, not {init}"
+        raise BlockError(Problem((), text)).at(f"{where}.init")
+    if learner.starts == "fresh" and init != own:
+        text = f"the method {method} shows the untrained encoder, so init must be {own}; `imported` is for weights"
+        raise BlockError(Problem((), text)).at(f"{where}.init")
+    if learner.starts == "from weights" and init == own:
+        text = f"the method {method} shows weights from elsewhere, so init must be {weights}, not {init}"
+        raise BlockError(Problem((), text)).at(f"{where}.init")
+    if init != own and not run["training"]["epochs"] and len(run["seeds"]) > 1:
+        text = f"all seeds would be one encoder, as they start from {init} and are not trained: write seeds: [0]"
+        raise BlockError(Problem((), text)).at(f"{where}.seeds")
+    if encoder.get("side", side := run["input"]["side"]) != side:
+        text = f"the encoder takes images of side {encoder['side']}, so input.side must be that, not {side}"
+        raise BlockError(Problem((), text)).at(f"{where}.input.side")
 
 
 def _exists(where: str, name: str, known: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from pipeline.errors import Refusal
 
 DATA = Path("data")
+RAW = DATA / "raw"
 REPORT = DATA / "report"
 SCRATCH = Path(".scratch")
 

@@ -1,5 +1,6 @@
 """The whole DAG on a sliver of the data, in a copy: a minute spent before a study of three days, to see it through."""
 
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from pipeline.recipes import git
 from pipeline.repro import Result, Runner
 
 IMAGES = 200  # of each data set, or all of a smaller one
-TRAINING = {"epochs": 1, "steps": 1, "batch_size": 32}  # at most
+PROTOTYPES = 20  # at most, as they may not be more than the images
+TRAINING = {"epochs": 1, "steps": 1, "batch_size": 32, "accumulate": 1}  # at most
 CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n[cache]\n    dir = cache\n"
 
 
@@ -47,7 +49,24 @@ def shrink(values: dict[str, Any]) -> dict[str, Any]:
     small = _small(values)
     for dataset in small["datasets"].values():
         dataset["subset"] = min(dataset.get("subset") or IMAGES, IMAGES)
+    for run in small["runs"].values():
+        run["training"]["batch_size"] -= run["training"]["batch_size"] % values["hardware"]["ranks"]
+        for name, other in small["runs"].items():  # weights of a seed that is left out
+            trained = f"{paths.encoder(name)}/seed-"
+            run["init"] = re.sub(rf"^{trained}[0-9]+", f"{trained}{other['seeds'][0]}", run["init"])
+        run["method"] |= _fitting(run["method"], run["training"]["batch_size"])
     return small
+
+
+def _fitting(method: dict[str, Any], batch_size: int) -> dict[str, Any]:
+    """The queue of a method in whole batches, and few prototypes."""
+    fitting: dict[str, Any] = {}
+    if queue := method.get("queue"):
+        fitting["queue"] = max(batch_size, queue - queue % batch_size)
+    if count := method.get("prototypes"):
+        few = [min(k, PROTOTYPES) for k in (count if isinstance(count, list) else [count])]
+        fitting["prototypes"] = few if isinstance(count, list) else few[0]
+    return fitting
 
 
 def _small(tree: Any) -> Any:
@@ -86,14 +105,15 @@ def _copy(root: Path, copy: Path) -> None:
 def _run(copy: Path, runner: Runner, say: Callable[[str], None]) -> list[Result]:
     """Stages side by side, what each prints in a file of its own."""
     (copy / "logs").mkdir()
-    threads = params.read(copy / "params.yaml")["hardware"]["threads"]
+    hardware = params.read(copy / "params.yaml")["hardware"]
+    places = repro.places(hardware["threads"] * hardware["ranks"])
     with ThreadPoolExecutor() as pool:
 
         def start(node: Node, cause: str | None) -> Future[Result]:
             return pool.submit(_stage, node.name, cause, copy, runner, say)
 
         try:
-            return repro.schedule(graph.read(copy), repro.places(threads), start, _first_done)
+            return repro.schedule(graph.read(copy), places, start, _first_done)
         except BaseException:
             runner.stop()  # or the pool would wait for its stages
             raise

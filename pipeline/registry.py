@@ -1,20 +1,24 @@
-"""From an evaluated encoder to one that others may rely on: register, promote, roll back.
+"""From an evaluated encoder to one that others may rely on: register, promote, roll back, fetch.
 
     data/exports/<x>, data/scores/<x>.json ── register ──▶ <study>-encoder, version n   @candidate
     @candidate ── promote: every gate, on validation scores ──▶ @champion, the former one @previous
     @champion ◀── rollback ──▶ @previous
+    a version ── fetch ──▶ data/raw/<study>-encoder-v<n>.safetensors, for a run to start from
 
-Nothing here changes a file of data/, everything may be repeated. Gates look at the registered seed, the first of its
+Nothing here changes what a stage made, everything may be repeated. Gates look at the registered seed, the first of its
 run, not at a mean: it is the one that is used.
 """
 
 import hashlib
 import json
+import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline import gates, lock, params, paths, tracking
@@ -33,8 +37,9 @@ class RegistryError(Refusal):
 def register(name: str | None) -> int:
     """Register the export of evaluation `name` as a version of <study>-encoder, call it the candidate, return it.
 
-    Without a name: the highest validation linear.top1 among the runs trained without labels, each judged on its own
-    data set. Equal bytes are one version; registering them again refreshes what its tags say.
+    Without a name: the highest validation linear.top1 among the runs trained here without labels, each judged on its
+    own data set. What weights from elsewhere have seen nobody here can know: they are registered by name only. Equal
+    bytes are one version; registering them again refreshes what its tags say.
     """
     study = params.read()
     name = name or _best(study)
@@ -90,6 +95,32 @@ def rollback() -> int:
             raise RegistryError(f"nothing to roll back to: {model} has no @previous, a second promotion makes one")
         _move(client, model, named["previous"], named["champion"])
     return named["previous"]
+
+
+def fetch(uri: str) -> str:
+    """Download the encoder of models:/<name>@<alias> or models:/<name>/<version> to data/raw; lines for params.yaml."""
+    match = re.fullmatch(r"models:/([^/@'\"]+)(?:/([0-9]+)|@([^/@]+))", uri)
+    if not match:
+        raise RegistryError(f"{uri} names no version: write models:/<name>@<alias> or models:/<name>/<version>")
+    name, number, alias = match.groups()
+    with tracking.reach(Path.cwd()) as mlflow:
+        client = mlflow.MlflowClient()
+        known, named = [int(v.version) for v in versions(client, name)], aliases(client, name)
+        version = int(number) if number else named.get(alias)
+        if version not in known:
+            there = [f"models:/{name}/{v}" for v in sorted(known)] + [f"models:/{name}@{a}" for a in sorted(named)]
+            raise RegistryError(f"the registry has no {uri}, only {', '.join(there) or 'models of other names'}")
+        with TemporaryDirectory() as folder:
+            got = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=folder))
+            found = list(got.rglob("encoder.safetensors"))
+            if not found:
+                raise RegistryError(f"{uri} was not made by `contrail register`: it holds no encoder.safetensors")
+            config = json.loads(found[0].with_name("config.json").read_text())
+            target = paths.RAW / f"{name}-v{version}.safetensors"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found[0], target)
+    encoder = {"name": config["encoder"]["name"], **config["encoder"]["arguments"]}
+    return f"encoder: {json.dumps(encoder)}\ninit: {target}\ninput: {json.dumps(config['input'])}"
 
 
 def facts(study: dict[str, Any], name: str) -> dict[str, str]:
@@ -203,13 +234,21 @@ def _best(study: dict[str, Any]) -> str:
     values = {}
     for name, block in study["evaluations"].items():
         run = study["runs"][block["run"]]
-        learned = run["sees"] == "images" and run["method"]["name"] != "random"
+        learned = run["method"]["name"] != "random" and _without_labels(study["runs"], block["run"])
         scores = gates.read_scores(name) if paths.scores(name).exists() else {}
         if learned and run["dataset"] == block["dataset"] and "linear.top1" in scores:
             values[name] = scores["linear.top1"]["val"]["mean"]
     if not values:
         raise RegistryError("nothing to register: no run trained without labels has a linear.top1, run `dvc repro`")
     return max(values, key=lambda name: values[name])
+
+
+def _without_labels(runs: dict[str, Any], name: str) -> bool:
+    """Whether a run and those that its first weights come from saw no label; not known of weights from elsewhere."""
+    init = Path(runs[name]["init"])
+    before = [other for other in runs if init.is_relative_to(paths.encoder(other))]
+    known = init.suffix == ".py" or bool(before)
+    return runs[name]["sees"] == "images" and known and all(_without_labels(runs, other) for other in before)
 
 
 def _block(study: dict[str, Any], name: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def skipped(stage: str, cause: str) -> Result:
 
 
 def places(threads: int) -> int:
-    """How many stages may run side by side: more threads than cores would make every one of them slower."""
+    """How many may work side by side with so many threads: more than there are cores would slow down every one."""
     return max(1, cores() // threads)
 
 

@@ -106,25 +106,39 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def device_lock(device: str, slots: int) -> Iterator[None]:
-    """Hold one of `slots` places on a device of this machine; waits, and says so, while others hold them all.
+def device_lock(device: str, slots: int, take: int) -> Iterator[None]:
+    """Hold `take` of the `slots` places on a device of this machine; waits, and says so, while others hold too many.
 
-    The lock belongs to the process: it goes with it, however it ends.
+    It takes all or none: two trainings never wait for the places that the other has. The lock belongs to the process:
+    it goes with it, however it ends.
     """
     folder = Path(os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir())) / f"contrail-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     files = [(folder / f"{device.replace(':', '-')}-{slot}.lock").open("a+") for slot in range(slots)]
     told = False
     try:
-        while not any(_try_lock(file) for file in files):
+        while not _lock_some(files, take):
             if not told:
-                print(f"waiting: {slots} other training(s) hold {device} (locks in {folder})", flush=True)
+                needs = f"this one needs {take} of its {slots} place(s)"
+                print(f"waiting: other training(s) hold {device}, {needs} (locks in {folder})", flush=True)
                 told = True
             time.sleep(0.5)
         yield
     finally:
         for file in files:
             file.close()
+
+
+def _lock_some(files: list[Any], take: int) -> bool:
+    held: list[Any] = []
+    for file in files:
+        if len(held) < take and _try_lock(file):
+            held.append(file)
+    if len(held) == take:
+        return True
+    for file in held:
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return False
 
 
 def _try_lock(file: Any) -> bool:

@@ -7,12 +7,12 @@ A stage module is a command: `python -m stages.pretrain simclr` calls `run(pretr
 `pretrain(stage, **parameters)` with exactly the parameters that dvc.yaml declares for `pretrain@simclr`.
 """
 
-import ctypes
 import errno
 import json
 import os
 import platform
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -22,14 +22,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline import graph, lock, params, paths, repro, tracking
-from pipeline.errors import InputsChanged, MissingInput, ParamsError, Refusal, Stopped
+from pipeline import graph, lock, params, paths, ranks, tracking
+from pipeline.errors import InputsChanged, MissingInput, RankLost, Refusal, Stopped
 from pipeline.fingerprint import Fingerprint
+from pipeline.hardware import hardware_class, places, set_up
 from pipeline.params import Hardware
-from pipeline.scratch import Scratch, device_lock
+from pipeline.scratch import Scratch
 
 CHECKPOINT_SCHEMA = 1  # raised when a checkpoint of an older version cannot be resumed
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pyarrow", "safetensors", "pillow")
+FIRST_SAY = 2.0  # seconds that rank 0 has to say what is wrong with all ranks, and to end them
 LOOK_EVERY = 5.0  # seconds between two looks at the inputs while a stage works
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
@@ -64,11 +66,14 @@ class Stage:
         self._run.log(metrics, step)
 
     @contextmanager
-    def device(self) -> Iterator[None]:
-        """Hold a place on the device; meanwhile a signal waits for `check`, so that the training can save its state."""
-        name = device_name(self.hardware)
-        slots = repro.places(self.hardware.threads) if name == "cpu" else 1
-        with device_lock(_lock_name(name), slots), self.patience():
+    def device(self, *, shared: bool = False) -> Iterator[None]:
+        """Hold a place on the device; meanwhile a signal waits for `check`, so that the training can save its state.
+
+        shared: `hardware.ranks` processes work together here, each with a place of its own.
+        """
+        count = self.hardware.ranks if shared else 1
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+        with places(self.hardware, local), self.patience(), ranks.started(self.name, count):
             yield
 
     @contextmanager
@@ -110,10 +115,48 @@ class Stage:
             raise Stopped(number)
 
 
+class Follower(Stage):
+    """The stage as a rank other than 0 sees it: it works for rank 0, keeps nothing and decides nothing."""
+
+    def __init__(self, name: str, hardware: Hardware, study: str) -> None:
+        self.name, self.hardware, self.study = name, hardware, study
+        self.item = name.partition("@")[2]
+        self._folder = ranks.folder(name)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self.scratch = self._folder / "state"
+
+    def out(self, path: Path | str) -> Path:
+        """Where to write what nobody reads."""
+        staged = self._folder / path
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        return staged
+
+    def log(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Nothing: rank 0 logs."""
+
+    @contextmanager
+    def device(self, *, shared: bool = False) -> Iterator[None]:
+        """Rank 0 holds the device; Refusal where it works alone."""
+        if not shared:
+            raise Refusal("one process does the work of this stage: start it without torchrun, or set ranks to 1")
+        yield
+
+    @property
+    def stopping(self) -> bool:
+        """Rank 0 hears the signals."""
+        return False
+
+    def check(self) -> None:
+        """Rank 0 looks at the inputs."""
+
+
 def run(function: Callable[..., None]) -> None:
     """Run a stage's function as the command it is; a Refusal ends with its sentence and exit code 1."""
     name = "@".join([function.__name__, *sys.argv[1:2]])
-    _die_with_parent()
+    if ranks.rank():
+        follow(function, name)
+        return
+    ranks.die_with_parent(signal.SIGTERM)  # a stage whose dvc is gone would hold the device for nobody
     try:
         os.chdir(paths.root())
         execute(function, name)
@@ -124,13 +167,34 @@ def run(function: Callable[..., None]) -> None:
         sys.exit(128 + int(str(stopped)))
 
 
+def follow(function: Callable[..., None], name: str) -> None:
+    """One call of `function`, for rank 0."""
+    ranks.obey()
+    try:
+        os.chdir(paths.root())
+        values = params.read()
+        hardware = Hardware(**values["hardware"])
+        set_up(hardware)
+        stage = Follower(name, hardware, values["study"])
+        function(stage, **own_arguments(function, _node(name)))
+    except Stopped:
+        pass
+    except RankLost:
+        sys.exit(ranks.BEREFT)
+    except Refusal as error:
+        time.sleep(FIRST_SAY)
+        sys.exit(f"error: {name}, rank {ranks.rank()}: {error}")
+    finally:
+        shutil.rmtree(ranks.folder(name), ignore_errors=True)
+
+
 def execute(function: Callable[..., None], name: str) -> None:
     """The contract, around one call of `function`."""
     values = params.read()
     params.check(values)
     node = _node(name)
     hardware = Hardware(**values["hardware"])
-    set_threads(hardware)
+    set_up(hardware)
     inputs = Fingerprint.take(list(node.params), node.deps)
     _require(node.deps)
     receipt = _receipt(node, hardware)
@@ -195,39 +259,6 @@ def own_arguments(function: Callable, node: graph.Node) -> dict[str, Any]:
     return params.arguments(function, values, node.name)
 
 
-def device_name(hardware: Hardware) -> str:
-    """The torch device that `hardware.device` stands for on this machine; ParamsError if there is none."""
-    import torch
-
-    if hardware.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ParamsError(
-            f"params.yaml: hardware.device is {hardware.device}, but torch finds no GPU here: write auto or cpu"
-        )
-    if hardware.device == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    return "cuda:0" if hardware.device == "cuda" else hardware.device
-
-
-def set_threads(hardware: Hardware) -> None:
-    """Fix what the bits depend on: thread count, deterministic kernels, no TF32 where fp32 is asked for."""
-    import threadpoolctl
-    import torch
-
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(hardware.threads)
-    threadpoolctl.threadpool_limits(hardware.threads)
-    torch.backends.cudnn.allow_tf32 = hardware.precision != "fp32"
-    # the debug mode sets what use_deterministic_algorithms sets, without loading the compiler (a second per stage)
-    torch.set_deterministic_debug_mode("error" if hardware.deterministic else "default")
-
-
-def _lock_name(device: str) -> str:
-    """A GPU by its own name: what is cuda:0 depends on CUDA_VISIBLE_DEVICES."""
-    import torch
-
-    return str(torch.cuda.get_device_properties(device).uuid) if device.startswith("cuda") else device
-
-
 def _node(name: str) -> graph.Node:
     nodes = {node.name: node for node in graph.read(Path.cwd())}
     if name not in nodes:
@@ -257,26 +288,6 @@ def _receipt(node: graph.Node, hardware: Hardware) -> dict[str, Any]:
     }
 
 
-def hardware_class(hardware: Hardware) -> dict[str, Any]:
-    """Machines of one hardware class give the same bits."""
-    import torch
-
-    name = device_name(hardware)
-    model = torch.cuda.get_device_name(name) if name.startswith("cuda") else _cpu_model()
-    return {
-        "device": model,
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "threads": hardware.threads,
-        "precision": hardware.precision,
-    }
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def _unwritable(error: OSError, node: graph.Node) -> Exception:
     """A Refusal for an output that cannot be written; any other OSError as it is."""
     if error.errno not in UNWRITABLE:
@@ -298,9 +309,3 @@ def _way_back(name: str) -> str:
     commands = [f"dvc checkout {shlex.join(cached)}"] if cached else []
     commands += [f"git checkout -- {shlex.join(in_git)}"] if in_git else []
     return f". The outputs of the last run come back with `{' && '.join(commands)}`"
-
-
-def _die_with_parent() -> None:
-    """A stage whose dvc process is gone would hold the device for nobody (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

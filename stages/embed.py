@@ -5,6 +5,7 @@ data/encoders/<run>, data/datasets/<dataset>/{images, splits.parquet} → data/f
     pairs-<k>.npy  float32 (2, m, d), two views of the same images; pairs.npy int64 (m,) which rows they are
 → data/exports/<evaluation>/
     model.py encoder.py config.json encoder.safetensors golden.safetensors   the first seed, self-contained
+    encoder.pt2                                   its network, where encoder.py needs a package that others lack
 
 python -m stages.embed simclr
 """
@@ -19,14 +20,18 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.errors import ParamsError
+from pipeline.hardware import device_name
 from pipeline.params import Hardware, Name
 from pipeline.plugins import Spec, plugin
-from pipeline.stage import Stage, device_name
+from pipeline.stage import Stage
 from pipeline.stage import run as run_stage
 from stages.datasets._prepared import Prepared
+from stages.datasets._storage import Stored
 from stages.encoders import _model
-from stages.encoders._export import save_weights
+from stages.encoders._export import save_program, save_weights
+from stages.encoders._input import trimmed
 from stages.encoders._viewer import viewer
+from stages.training.feed import Store, in_order, placed
 from stages.views._draws import Source
 
 GOLDEN = 8  # images in an export's self-test
@@ -44,16 +49,17 @@ def embed(
     """Features of all images and of paired views, for every seed of the run."""
     device = torch.device(device_name(hardware))
     prepared = Prepared(paths.dataset(dataset))
+    store = placed(prepared.images, device)
     folder, out = paths.encoder(run), stage.out(paths.features(stage.item))
     out.mkdir()
     rows = np.sort(np.concatenate([prepared.rows("validation"), prepared.rows("test")]))
     np.save(out / "pairs.npy", rows)
     for seed in seeds(folder):
         model = _model.load(folder, f"seed-{seed}/encoder.safetensors").to(device)
-        np.save(out / f"seed-{seed}.npy", features(model, prepared.pixels))
-        np.save(out / f"pairs-{seed}.npy", paired(model, prepared.pixels, rows, pairs))
+        np.save(out / f"seed-{seed}.npy", features(model, store))
+        np.save(out / f"pairs-{seed}.npy", paired(model, store, rows, pairs))
         stage.check()
-    export(folder, seeds(folder)[0], prepared.pixels[:GOLDEN], stage.out(paths.export(stage.item)))
+    export(folder, seeds(folder)[0], prepared.images, stage.out(paths.export(stage.item)))
 
 
 def seeds(folder: Path) -> list[int]:
@@ -61,21 +67,22 @@ def seeds(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("seed-")) for path in folder.glob("seed-*"))
 
 
-def features(model: _model.Model, pixels: np.ndarray) -> np.ndarray:
-    """float32 (n, d) of uint8 (n, h, w, 3), a chunk at a time."""
-    chunks = range(0, len(pixels), _model.CHUNK)
-    return np.concatenate([model(np.array(pixels[k : k + _model.CHUNK])).cpu().numpy() for k in chunks])
+def features(model: _model.Model, images: Store) -> np.ndarray:
+    """float32 (n, d) of n images, a chunk at a time."""
+    parts = in_order(images, torch.arange(len(images)), _model.CHUNK, model.mean.device)
+    return np.concatenate([model(trimmed(part)).cpu().numpy() for part in parts])
 
 
-def paired(model: _model.Model, pixels: np.ndarray, rows: np.ndarray, pairs: Spec) -> np.ndarray:
+def paired(model: _model.Model, images: Store, rows: np.ndarray, pairs: Spec) -> np.ndarray:
     """float32 (2, m, d): features of two views of every row's image."""
     make_views = viewer(pairs, model)
     device = model.mean.device
     parts: list[Tensor] = []
-    for index in torch.from_numpy(rows).split(_model.CHUNK):
-        chosen = torch.from_numpy(pixels[index.numpy()]).to(device)
+    every = torch.from_numpy(rows)
+    chunks = in_order(images, every, _model.CHUNK, device)
+    for index, chunk in zip(every.split(_model.CHUNK), chunks, strict=True):
         with torch.inference_mode():
-            views = make_views(chosen, Source(seed=PAIRS_SEED, epoch=0, index=index.to(device)))
+            views = make_views(chunk, Source(seed=PAIRS_SEED, epoch=0, index=index.to(device)))
             if len(views) != 2:
                 raise ParamsError(
                     f"params.yaml: `pairs` needs 2 views of an image, and {pairs.name} makes {len(views)}"
@@ -84,15 +91,19 @@ def paired(model: _model.Model, pixels: np.ndarray, rows: np.ndarray, pairs: Spe
     return torch.cat(parts, dim=1).numpy()
 
 
-def export(folder: Path, seed: int, images: np.ndarray, out: Path) -> None:
-    """The encoder of one seed with inputs and outputs to test itself against."""
+def export(folder: Path, seed: int, images: Stored, out: Path) -> None:
+    """The encoder of one seed, with images to test itself against: the first ones, cut to the size that all have."""
     out.mkdir()
     for name in ("model.py", "encoder.py", "config.json"):
         shutil.copyfile(folder / name, out / name)
     model = _model.load(folder, f"seed-{seed}/encoder.safetensors")
     save_weights(model.encoder, out / "encoder.safetensors")
-    inputs = torch.from_numpy(np.array(images))
+    pixels, extents = images.read(np.arange(min(GOLDEN, len(images))))
+    height, width = images.canvas if extents is None else extents.min(axis=0)
+    inputs = torch.from_numpy(np.ascontiguousarray(pixels[:, :height, :width]))
     save_file({"inputs": inputs, "outputs": model(inputs).contiguous()}, out / "golden.safetensors")
+    if "needs" in model.config["encoder"]:
+        save_program(model.encoder, model.side, out / "encoder.pt2")
 
 
 if __name__ == "__main__":

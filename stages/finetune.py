@@ -17,22 +17,25 @@ import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline import paths
 from pipeline.errors import ParamsError
+from pipeline.hardware import device_name
 from pipeline.params import Count, Hardware, Name
 from pipeline.plugins import Spec, plugin
 from pipeline.scratch import write_atomically
-from pipeline.stage import Stage, device_name
+from pipeline.stage import Stage
 from pipeline.stage import run as run_stage
 from stages.datasets._prepared import Prepared
 from stages.encoders import _model
+from stages.encoders._input import preprocessed
 from stages.encoders._viewer import viewer
 from stages.networks.heads import Projection, Projector
 from stages.objectives._objective import Objective
 from stages.probes._metrics import summarize
 from stages.training.checkpoints import Checkpoints
+from stages.training.feed import Store, in_order, placed
 from stages.training.loop import Images, Plan, Trainer, Training
 from stages.training.randomness import derived, seeded
 
@@ -71,7 +74,8 @@ def finetune(
 ) -> None:
     """Fine-tune every cell and write accuracy, balanced accuracy and macro-F1 of each budget."""
     prepared, folder = Prepared(paths.dataset(dataset)), paths.encoder(run)
-    pixels = torch.from_numpy(np.array(prepared.pixels)).to(torch.device(device_name(hardware)))
+    device = torch.device(device_name(hardware))
+    store = placed(prepared.images, device)
     scores: dict[str, Any] = {}
     with stage.device():
         for budget in budgets:
@@ -80,12 +84,12 @@ def finetune(
                 done = stage.scratch / f"{cell.name}.json"
                 if not done.exists():
                     with seeded(cell.seed):
-                        model, tuned = start(folder, cell.seed, head, objective, len(prepared.classes), pixels.device)
-                        images = granted(prepared, cell, pixels)
+                        model, tuned = start(folder, cell.seed, head, objective, len(prepared.classes), device)
+                        images = granted(prepared, cell, store, device)
                         plan = plan_of(cell, images, training, views, model, hardware.precision)
                         Trainer(tuned, images, plan, Checkpoints(stage.scratch / cell.name), stage).run()
                     shutil.rmtree(stage.scratch / cell.name)
-                    write_atomically(done, json.dumps(predicted(tuned, model, prepared)).encode())
+                    write_atomically(done, json.dumps(predicted(tuned, model, prepared, store)).encode())
                 stage.check()
             outcomes = [json.loads((stage.scratch / f"{cell.name}.json").read_text()) for cell in cells]
             protocol = f"{objective.name} objective from {head}, at least {training.steps} steps in whole epochs"
@@ -122,32 +126,36 @@ def start(
     return model.to(device), tuned
 
 
-def granted(prepared: Prepared, cell: Cell, pixels: Tensor) -> Images:
+def granted(prepared: Prepared, cell: Cell, store: Store, device: torch.device) -> Images:
     """The images of the budget and their labels; every other label stays unknown."""
     rows = prepared.budget(cell.budget, cell.draw)
-    labels = torch.full((len(pixels),), -1, dtype=torch.int64)
+    labels = torch.full((len(store),), -1, dtype=torch.int64)
     labels[rows] = torch.from_numpy(prepared.labels[rows])
-    return Images(pixels, labels.to(pixels.device), torch.from_numpy(rows))
+    return Images(store, labels.to(device), torch.from_numpy(rows))
 
 
 def plan_of(cell: Cell, images: Images, training: Finetuning, views: Spec, model: _model.Model, precision: str) -> Plan:
     """Whole epochs that hold at least `steps` steps of batches that the budget can fill."""
+    piece = training.batch_size // training.accumulate
     size = min(training.batch_size, len(images.rows))
+    pieces = -(-size // piece)  # none is larger than the settings ask for
+    size -= size % pieces
     epochs = -(-training.steps // (len(images.rows) // size))
-    settings = training.model_copy(update={"batch_size": size})
+    settings = training.model_copy(update={"batch_size": size, "accumulate": pieces})
     seed = derived("finetune", cell.draw, cell.seed)
-    return Plan(cell.name, seed, epochs, settings, viewer(views, model), precision, look=None)
+    return Plan(cell.name, seed, epochs, settings, viewer(views, model), precision, look=None, plain=None)
 
 
-def predicted(tuned: Objective, model: _model.Model, prepared: Prepared) -> dict[str, list[int]]:
+def predicted(tuned: Objective, model: _model.Model, prepared: Prepared, store: Store) -> dict[str, list[int]]:
     """The class that the tuned network gives every labelled image of validation and test."""
     tuned.eval()
     outcome = {}
     for split in ("validation", "test"):
         rows = torch.from_numpy(prepared.labelled(split))
         with torch.inference_mode():
-            chunks = [model.preprocess(torch.from_numpy(prepared.pixels[c.numpy()])) for c in rows.split(_model.CHUNK)]
-            outcome[split] = torch.cat([tuned.logits(chunk).argmax(1).cpu() for chunk in chunks]).tolist()
+            parts = in_order(store, rows, _model.CHUNK, model.mean.device)
+            guesses = [tuned.logits(preprocessed(model, part)).argmax(1).cpu() for part in parts]
+            outcome[split] = torch.cat(guesses).tolist()
     return outcome
 
 

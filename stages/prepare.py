@@ -1,6 +1,6 @@
 """Images and labels of a source → fixed arrays, splits and label budgets.
 
-data/datasets/<name>/images/pixels.npy, images/index.parquet   the images, their ids and content hashes
+data/datasets/<name>/images/                                   the images, their ids and content hashes: see _storage
                      labels.parquet, splits.parquet            the labels that are known; train, validation, test
                      pretrain/images.parquet, pretrain/labels.parquet   what pretraining may see without and with labels
                      budgets/<budget>-<seed>.parquet, budgets/summary.json   which train images grant their label
@@ -24,6 +24,8 @@ from pipeline.plugins import plugin
 from pipeline.stage import Stage, run
 from stages.datasets import _split
 from stages.datasets._images import Images
+from stages.datasets._storage import Encoded, Stored, stored
+from stages.datasets._writing import write as write_images
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -62,17 +64,21 @@ def prepare(
     images = source.make()
     if subset is not None:
         images = images.take(_split.subset(images, subset))
-    stage.check()
-    hashes = images.hashes()
+    folder = stage.out(paths.dataset(stage.item) / "images")
+    folder.mkdir()
+    index = write_images(folder, images, stage.check)
+    hashes = index["sha256"]
     splits = _split.assign(hashes, images.split, validation=split.validation, test=split.test, seed=split.seed)
     _split.check(images, splits)
     chosen, summary = choose(images, splits, budgets)
     stage.log({name: float((splits == name).sum()) for name in _split.SPLITS})
-    print("\n".join(describe(images, hashes, splits, pretrain_on, summary)), flush=True)
-    write(stage, {**tables(images, hashes, splits, pretrain_on), **chosen}, images.pixels, summary)
+    write(stage, {**tables(images, index, splits, pretrain_on), **chosen}, summary)
+    print("\n".join(describe(images, stored(folder), hashes, splits, pretrain_on, summary)), flush=True)
 
 
-def tables(images: Images, hashes: list[str], splits: np.ndarray, pretrain_on: Sequence[str]) -> dict[str, pa.Table]:
+def tables(
+    images: Images, index: dict[str, Any], splits: np.ndarray, pretrain_on: Sequence[str]
+) -> dict[str, pa.Table]:
     """File name → table, but for the budgets."""
     ids = np.array(images.ids)
     known = np.flatnonzero(images.labels >= 0)
@@ -80,7 +86,7 @@ def tables(images: Images, hashes: list[str], splits: np.ndarray, pretrain_on: S
     train = known[splits[known] == "train"]
     names = [images.classes[label] for label in images.labels[known]]
     return {
-        "images/index.parquet": pa.table({"id": ids, "sha256": hashes}),
+        "images/index.parquet": pa.table({"id": ids, **index}),
         "labels.parquet": pa.table({"id": ids[known], "label": images.labels[known], "name": names}),
         "splits.parquet": pa.table({"id": ids, "split": splits}),
         "pretrain/images.parquet": pa.table({"id": ids[seen], "row": seen}),
@@ -114,15 +120,17 @@ def choose(
 
 def describe(
     images: Images,
-    hashes: list[str],
+    kept: Stored,
+    hashes: Sequence[str],
     splits: np.ndarray,
     pretrain_on: Sequence[str],
     summary: dict[str, dict[str, Any]],
 ) -> list[str]:
     """What the person who runs the stage should see, line by line."""
-    height, width = images.pixels.shape[1:3]
+    height, width = kept.canvas
+    most = "up to " if isinstance(kept, Encoded) else ""
     known = int((images.labels >= 0).sum())
-    lines = [f"{len(images)} images of {height}×{width}, {known} with a label, {len(images.classes)} classes"]
+    lines = [f"{len(images)} images of {most}{height}×{width}, {known} with a label, {len(images.classes)} classes"]
     lines.append(", ".join(f"{name} {(splits == name).sum()}" for name in _split.SPLITS))
     lines.append(f"pretraining sees {' and '.join(pretrain_on)} images")
     if leaks := _split.leaked(hashes, splits):
@@ -134,13 +142,11 @@ def describe(
     return lines
 
 
-def write(stage: Stage, files: dict[str, pa.Table], pixels: np.ndarray, summary: dict[str, Any]) -> None:
-    """The outputs: the folders images and budgets, and the files; the same content is the same bytes."""
+def write(stage: Stage, files: dict[str, pa.Table], summary: dict[str, Any]) -> None:
+    """The tables and the summary of the budgets; the same content is the same bytes."""
     folder = paths.dataset(stage.item)
     images, budgets = stage.out(folder / "images"), stage.out(folder / "budgets")
-    images.mkdir()
     budgets.mkdir()
-    np.save(images / "pixels.npy", pixels)
     (budgets / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
     for name, table in files.items():
         top, _, rest = name.partition("/")

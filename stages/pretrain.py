@@ -1,6 +1,6 @@
 """Stage `pretrain`: train an encoder, once a seed.
 
-data/datasets/<dataset>/{images, pretrain/<sees>.parquet} → data/encoders/<run>/
+data/datasets/<dataset>/{images, pretrain/<sees>.parquet}, <init> → data/encoders/<run>/
     model.py encoder.py config.json           how to build and call the encoder
     seed-<k>/{encoder,projector}.safetensors  what was learned
     seed-<k>/curves.csv                       loss and learning rate, a row an epoch
@@ -9,7 +9,8 @@ python -m stages.pretrain simclr
 """
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,16 +21,23 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.errors import MissingInput, ParamsError
+from pipeline.hardware import device_name
 from pipeline.params import Block, Count, Hardware, Name, Positive, Seeds
 from pipeline.plugins import Spec, plugin
-from pipeline.stage import Stage, device_name, run
+from pipeline.stage import Stage, run
 from stages.datasets._prepared import Prepared
 from stages.encoders import _export
-from stages.encoders._model import Model
+from stages.encoders._initial import initialized
+from stages.encoders._input import preprocessed, trimmed
+from stages.encoders._model import CHUNK, Model
 from stages.encoders._viewer import viewer
 from stages.methods._method import Method, Setting
+from stages.networks.gathering import ranks
+from stages.networks.normalization import SharedBatchNorm, share_normalization
 from stages.training import guards
 from stages.training.checkpoints import Checkpoints
+from stages.training.distributed import joined
+from stages.training.feed import fetched, in_order, placed
 from stages.training.loop import Curves, Images, Plan, Trainer, Training
 from stages.training.monitor import Look, look, spaced
 from stages.training.randomness import seeded
@@ -60,6 +68,7 @@ def pretrain(
     method: plugin("methods"),  # type: ignore[valid-type]  # the annotation is made from the folder
     views: plugin("views"),  # type: ignore[valid-type]
     encoder: plugin("encoders"),  # type: ignore[valid-type]
+    init: str,
     input: Input,  # noqa: A002  # the key of params.yaml
     training: Pretraining,
     seeds: Seeds,
@@ -69,10 +78,14 @@ def pretrain(
     prepared = Prepared(paths.dataset(dataset))
     images = visible(prepared, sees, device)
     out = stage.out(paths.encoder(stage.item))
-    with stage.device():
+    with stage.device(shared=training.epochs > 0), joined(device):
         for seed in seeds:
             with seeded(seed):
-                model, learner = build(encoder, method, input, images, training.batch_size, sees)
+                model, learner = build(
+                    encoder, init, method, input, images, training.batch_size // training.accumulate, sees
+                )
+                if hardware.compile:
+                    compile_encoder(learner, device)
                 _export.write(out, encoder, model.config)
                 plan = Plan(
                     name=f"seed-{seed}",
@@ -82,6 +95,7 @@ def pretrain(
                     make_views=viewer(views, model),
                     precision=hardware.precision,
                     look=watch(model, prepared, training.monitor_epochs),
+                    plain=partial(plain, model, images),
                 )
                 require_views(plan, learner, images, method.name)
                 curves = fit(stage, learner, model, images, plan)
@@ -89,38 +103,62 @@ def pretrain(
 
 
 def visible(prepared: Prepared, sees: str, device: torch.device) -> Images:
-    """The images on the device, with the rows and labels that the run may see."""
-    labels = torch.full((len(prepared.pixels),), -1, dtype=torch.int64)
+    """The images, with the rows and labels that the run may see."""
+    labels = torch.full((len(prepared.images),), -1, dtype=torch.int64)
     rows = prepared.pretrain
     if sees == "labels":
         rows, known = prepared.pretrain_labels
         labels[rows] = torch.from_numpy(known)
-    return Images(torch.from_numpy(np.array(prepared.pixels)).to(device), labels.to(device), torch.from_numpy(rows))
+    return Images(placed(prepared.images, device), labels.to(device), torch.from_numpy(rows))
 
 
-def build(encoder: Spec, method: Spec, view: Input, images: Images, batch_size: int, sees: str) -> tuple[Model, Method]:
-    """Fresh weights: the encoder as a model, and the method that trains it."""
-    device = images.pixels.device
-    network = encoder.make().to(device)
-    features = _export.features_of(network, view.side, device)
-    learner = method.make(network, Setting(features, len(images.pixels), int(images.labels.max()) + 1, batch_size))
+def build(
+    encoder: Spec, init: str, method: Spec, view: Input, images: Images, batch_size: int, sees: str
+) -> tuple[Model, Method]:
+    """The encoder as it starts, as a model, and the method that trains it."""
+    device = images.labels.device
+    network, features = initialized(encoder, init, view.side, device)
+    learner = method.make(network, Setting(features, len(images.labels), int(images.labels.max()) + 1, batch_size))
     if learner.needs_labels and sees != "labels":
         raise ParamsError(f"params.yaml: the method {method.name} needs labels: set `sees: labels` in its run")
     config = _export.describe(encoder, features, view.side, view.mean, view.std)
     if learner.projector is not None:
         config["projector"] = method.arguments["projector"].model_dump()
     learner.to(device, memory_format=torch.channels_last)
+    if ranks() > 1:
+        share_normalization(learner)
     return Model(network, config).to(device), learner
+
+
+def compile_encoder(learner: Method, device: torch.device) -> None:
+    """Let torch.compile make the encoder's kernels, on a GPU as CUDA graphs; names of weights stay, bits may not."""
+    for layer in learner.encoder.modules():
+        if isinstance(layer, SharedBatchNorm):  # messages between ranks stay outside
+            layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
+    if device.type == "cuda":
+        learner.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
+        learner.encoder.compile(mode="reduce-overhead", dynamic=False)
+    else:
+        learner.encoder.compile(dynamic=False)
+
+
+def plain(model: Model, images: Images) -> Iterator[Tensor]:
+    """All images the run may see, in order: resized and normalized, without augmentation."""
+    parts = in_order(images.store, images.rows, CHUNK, images.labels.device)
+    return (preprocessed(model, part) for part in parts)
 
 
 def require_views(plan: Plan, learner: Method, images: Images, name: str) -> None:
     """ParamsError unless the view policy gives as many views as the method compares."""
-    row = images.rows[:1].to(images.pixels.device)
-    given = len(plan.make_views(images.pixels[row], Source(seed=0, epoch=0, index=row)))
-    if given != learner.views:
+    row, device = images.rows[:1], images.labels.device
+    one = fetched(images.store, row, device)
+    given = len(plan.make_views(one, Source(seed=0, epoch=0, index=row.to(device))))
+    taken = learner.views if isinstance(learner.views, range) else range(learner.views, learner.views + 1)
+    if given not in taken:
+        wanted = f"{taken[0]} to {taken[-1]}" if len(taken) > 1 else f"{taken[0]}"
         raise ParamsError(
             f"params.yaml: the views of this run make {given} view(s) of an image and the method {name} compares "
-            f"{learner.views}: choose views that make {learner.views}"
+            f"{wanted}: choose views that make {wanted}"
         )
 
 
@@ -130,8 +168,9 @@ def fit(stage: Stage, learner: Method, model: Model, images: Images, plan: Plan)
         return []
     curves = Trainer(learner, images, plan, Checkpoints(stage.scratch / plan.name), stage).run()
     learner.eval()
-    some = torch.from_numpy(spaced(images.rows.numpy())).to(images.pixels.device)
-    if warning := guards.collapse_warning(plan.name, guards.spread(model(images.pixels[some]))):
+    some = torch.from_numpy(spaced(images.rows.numpy()))
+    features = [model(trimmed(part)) for part in in_order(images.store, some, CHUNK, images.labels.device)]
+    if warning := guards.collapse_warning(plan.name, guards.spread(torch.cat(features))):
         print(warning, flush=True)
     return curves
 
@@ -148,8 +187,10 @@ def watch(model: Model, prepared: Prepared, every: int) -> Callable[[int], dict[
         return None
 
     def part(rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        labels = torch.from_numpy(prepared.labels[rows]).to(model.mean.device)
-        return model.preprocess(torch.from_numpy(prepared.pixels[rows])), labels
+        device = model.mean.device
+        parts = in_order(prepared.images, torch.from_numpy(rows), CHUNK, device)
+        images = torch.cat([preprocessed(model, part) for part in parts])
+        return images, torch.from_numpy(prepared.labels[rows]).to(device)
 
     images = Look(*part(bank), *part(queries))
     return lambda epoch: look(model.encoder, images) if (epoch + 1) % every == 0 else {}

@@ -24,7 +24,12 @@ ROWS = ("simclr", "supervised", "random", "pixels")
 
 def make_params() -> dict:
     """The sections of params.yaml: rows in an order that no sorting gives."""
-    run = {"dataset": "digits", "input": {"side": 8, "mean": [0.5] * 3, "std": [0.5] * 3}, "seeds": [0, 1, 2]}
+    run = {
+        "dataset": "digits",
+        "init": "stages/encoders/small_resnet.py",
+        "input": {"side": 8, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "seeds": [0, 1, 2],
+    }
     runs = {
         "simclr": {**run, "sees": "images", "method": {"name": "simclr"}, "views": SIMCLR_VIEWS},
         "supervised": {**run, "sees": "labels", "method": {"name": "supervised"}, "views": WEAK_VIEWS},

@@ -158,16 +158,29 @@ def test_an_unknown_recipe_gets_a_suggestion(studies):
 
 
 def test_shrink_keeps_the_shape_of_a_study():
-    """Few images, one seed, one epoch, a small batch; everything else stays."""
+    """Few images, one seed, one epoch, a small batch that ranks can share and a queue holds; all else stays."""
     study = {
+        "hardware": {"ranks": 3},
         "datasets": {"d": {"subset": None, "budgets": {"1pct": {"seeds": [3, 4]}}}, "e": {"subset": 50}},
-        "runs": {"a": {"training": {"epochs": 100, "batch_size": 256, "warmup_epochs": 5}, "seeds": [0, 1]}},
+        "runs": {
+            "a": {
+                "method": {"temperature": 0.1, "queue": 100, "prototypes": [3000, 10]},
+                "init": "data/encoders/a/seed-1/encoder.safetensors",
+                "training": {"epochs": 100, "batch_size": 256, "warmup_epochs": 5},
+                "seeds": [0, 1],
+            }
+        },
         "evaluations": {"a": {"probes": {"linear": {"steps": 13}}}},
         "finetunes": {"a": {"training": {"steps": 200, "batch_size": 16}}},
     }
     small = quick.shrink(study)
     assert small["datasets"] == {"d": {"subset": 200, "budgets": {"1pct": {"seeds": [3]}}}, "e": {"subset": 50}}
-    assert small["runs"]["a"] == {"training": {"epochs": 1, "batch_size": 32, "warmup_epochs": 5}, "seeds": [0]}
+    assert small["runs"]["a"] == {
+        "method": {"temperature": 0.1, "queue": 90, "prototypes": [20, 10]},
+        "init": "data/encoders/a/seed-0/encoder.safetensors",
+        "training": {"epochs": 1, "batch_size": 30, "warmup_epochs": 5},
+        "seeds": [0],
+    }
     assert small["evaluations"] == study["evaluations"]
     assert small["finetunes"]["a"]["training"] == {"steps": 1, "batch_size": 16}
     assert study["datasets"]["d"]["subset"] is None

@@ -23,7 +23,9 @@ from ruamel.yaml import YAML
 
 from pipeline import cli, graph, params, plugins, repro
 from stages import embed
+from stages.datasets._storage import Packed
 from stages.encoders import _export
+from stages.methods._method import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
@@ -37,6 +39,7 @@ COLUMNS = {  # heading → score, test twin
     "1 %": "finetune.1pct.top1",
     "10 %": "finetune.10pct.top1",
 }
+BESIDE = {"supervised", "random", "imported"}  # methods whose runs params.yaml shows
 EXAMPLE = "stages/methods/align_uniform.py"  # written in CONTRIBUTING.md only
 CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
 STALE = "What becomes stale"
@@ -361,7 +364,7 @@ def test_the_exported_folder_is_used_as_shown(tmp_path: Path) -> None:
     _export.write(tmp_path / "run", spec, _export.describe(spec, features, view["side"], view["mean"], view["std"]))
     (tmp_path / "run" / "seed-0").mkdir()
     _export.save_weights(network, tmp_path / "run" / "seed-0" / "encoder.safetensors")
-    embed.export(tmp_path / "run", 0, np.zeros((8, 8, 8, 3), np.uint8), tmp_path / "encoder")
+    embed.export(tmp_path / "run", 0, Packed(np.zeros((8, 8, 8, 3), np.uint8)), tmp_path / "encoder")
     [code] = fences(README, "python", "The registry, and using a model")
     code += "import sys\nprint(features.dtype, tuple(features.shape), {'pipeline', 'stages'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -375,6 +378,23 @@ def test_a_folder_of_images_is_a_data_set_as_shown() -> None:
     [(name, own)] = YAML(typ="safe").load(text)["datasets"].items()
     [recipe] = params.read(ROOT / "recipes" / "cifar10-quick" / "params.yaml")["datasets"].values()
     params.check_block(f"datasets.{name}", recipe | own, [plugins.command("prepare")])
+
+
+def test_every_method_has_a_run_that_is_right() -> None:
+    """With the recipe for CIFAR-10 the runs of docs/methods.md are a study; each can be built, and none is missing."""
+    study = params.read(ROOT / "recipes" / "cifar10-quick" / "params.yaml")
+    text = "".join(re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "methods.md").read_text(), re.S | re.M))
+    study["runs"] |= json.loads(json.dumps(YAML(typ="safe").load(text)["runs"]))
+    params.check(study)
+    for name in set(plugins.names("methods")) - BESIDE:
+        run = study["runs"][name]
+        assert run["method"]["name"] == name
+        spec = plugins.specify("methods", run["method"], f"runs.{name}.method")
+        with torch.device("meta"):
+            learner = spec.make(torch.nn.Linear(8, 8), Setting(8, 50_000, 0, run["training"]["batch_size"]))
+        given = {"simclr": 2, "byol": 2, "weak": 1}.get(run["views"]["name"])
+        given = given or run["views"]["large"]["views"] + run["views"]["small"]["views"]
+        assert given in learner.views if isinstance(learner.views, range) else given == learner.views
 
 
 def extended(text: str, block: str) -> str:
@@ -394,12 +414,12 @@ def test_the_method_of_contributing_works(tmp_path: Path) -> None:
     for folder in ("pipeline", "stages"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "tests").mkdir()
-    for path in ("dvc.yaml", "pyproject.toml", "tests/conftest.py", "tests/test_methods.py"):
+    for path in ("dvc.yaml", "pyproject.toml", "tests/conftest.py", "tests/method_cases.py", "tests/test_methods.py"):
         shutil.copyfile(ROOT / path, tmp_path / path)
     (tmp_path / EXAMPLE).write_text(file)
     (tmp_path / "params.yaml").write_text(extended(_home("params.yaml").read_text(), block))
-    tests = tmp_path / "tests" / "test_methods.py"
-    tests.write_text(re.sub(r"^SETTINGS.*\n", rf"\g<0>    {setting}", tests.read_text(), flags=re.M))
+    cases = tmp_path / "tests" / "method_cases.py"
+    cases.write_text(re.sub(r"^SETTINGS.*\n", rf"\g<0>    {setting}", cases.read_text(), flags=re.M))
     code = f"""
 import sys, pytest
 from pipeline import params

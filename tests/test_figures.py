@@ -7,16 +7,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.figures import _images, _rows, _svg, confusion, feature_map, neighbors
+from stages.figures import _images, _rows, _svg, confusion, feature_map, neighbors, results_table
 
 
 def test_rows_keep_their_color():
     """Trained rows take colors, untrained ones grays, each in its own order, and marks differ."""
-    runs = {name: {"sees": "images"} for name in "abcd"}
+    runs = {name: {"sees": "images", "init": "stages/encoders/resnet.py"} for name in "abcd"}
     uses = {name: {"run": name, "dataset": "d"} for name in "abcd"}
     rows = _rows.make({name: {} for name in "abcd"}, uses, runs, {"a", "c"})
     assert [row.style for row in rows] == ["hue-0", "gray-0", "hue-1", "gray-1"]
     assert len({row.shape for row in rows}) == 4
+
+
+def test_weights_from_elsewhere_are_no_floor():
+    """A row that was not trained here but started from weights has a color, says so, and is not called untrained."""
+    weights, own = "data/raw/theirs.pth", "stages/encoders/resnet.py"
+    runs = {name: {"sees": "images", "init": init} for name, init in zip("abc", (weights, own, weights), strict=True)}
+    uses = {name: {"run": name, "dataset": "d"} for name in "abc"}
+    scores = {name: {"knn.top1": {"val": {"mean": mean}}} for name, mean in zip("abc", (0.9, 0.5, 0.7), strict=True)}
+    rows = _rows.make(scores, uses, runs, {"c"})
+    assert [row.style for row in rows] == ["hue-0", "gray-0", "hue-1"]
+    assert [row.start for row in rows] == [weights, None, weights]
+    assert _rows.floor(rows) is rows[1]
+    assert _rows.main(rows) is rows[2]
+    kinds = (f"imported from {weights}", "untrained", f"without labels, from {weights}")
+    assert all(f"<small>{kind}</small>" in results_table._name(row) for row, kind in zip(rows, kinds, strict=True))
 
 
 def test_names_are_escaped():

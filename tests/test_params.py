@@ -17,7 +17,7 @@ from pipeline.params import Block, Count, Name, Positive
 
 STUDY = """
 study: small
-hardware: { device: cpu, threads: 1, precision: fp32, deterministic: true }
+hardware: { device: cpu, threads: 1, precision: fp32, deterministic: true, ranks: 1, compile: false }
 datasets:
   digits:
     source: { name: digits, path: stages/datasets/digits.py }
@@ -30,13 +30,15 @@ runs:
   simclr: &run
     dataset: digits
     sees: images
-    method: { name: simclr, temperature: 1, reduction: paper, projector: { layers: 2, hidden: 8, out: 4, norm: true } }
+    method: { name: simclr, temperature: 1, reduction: paper, projector: { layers: 2, hidden: 8, out: 4, norm: all } }
     views: &views { name: weak, crop: { padding: 1 }, flip: 0.0, rotation: 15.0 }
     encoder: { name: small_resnet, width: 8, blocks: 1 }
+    init: stages/encoders/small_resnet.py
     input: { side: 8, mean: [0, 0, 0], std: [1, 1, 1] }
     training: &training
       epochs: 1
       batch_size: 256
+      accumulate: 1
       optimizer: { name: sgd, learning_rate: 0.5, momentum: 0.9, nesterov: false, weight_decay: 1e-4 }
       warmup_epochs: 1
       monitor_epochs: 0
@@ -59,6 +61,7 @@ FINETUNE = {
     "training": {
         "steps": 1,
         "batch_size": 8,
+        "accumulate": 1,
         "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0, "nesterov": False, "weight_decay": 0},
         "warmup_epochs": 0,
     },
@@ -212,7 +215,11 @@ def test_anchors_and_merge_keys_become_plain_copies(study: dict[str, Any]) -> No
             "params.yaml: datasets: must be a mapping of named blocks, {} for none, not ['digits']",
         ),
         ("study", "Small Study", "params.yaml: study: must be a name made of a-z, 0-9, _ and -, not 'Small Study'"),
-        ("hardware", "cpu", "params.yaml: hardware: must be a mapping with the keys deterministic, device, precision"),
+        (
+            "hardware",
+            "cpu",
+            "params.yaml: hardware: must be a mapping with the keys compile, deterministic, device, precision",
+        ),
         (
             "hardware/threads",
             0,
@@ -228,12 +235,12 @@ def test_anchors_and_merge_keys_become_plain_copies(study: dict[str, Any]) -> No
         (
             "runs/simclr",
             None,
-            "params.yaml: runs.simclr: must be a mapping with the keys dataset, encoder, input, method",
+            "params.yaml: runs.simclr: must be a mapping with the keys dataset, encoder, init, input, method",
         ),
         (
             "runs/simclr",
             [1],
-            "params.yaml: runs.simclr: must be a mapping with the keys dataset, encoder, input, method",
+            "params.yaml: runs.simclr: must be a mapping with the keys dataset, encoder, init, input, method",
         ),
     ],
 )
@@ -264,6 +271,24 @@ def test_references_exist(study: dict[str, Any], place: str, value: Any, says: s
     assert says in refused(put(study, place, value))
 
 
+def test_a_number_may_be_one_of_a_few(study: dict[str, Any]) -> None:
+    """The refusal lists them."""
+    resnet = {"name": "resnet", "depth": 20, "stem": "cifar", "zero_init_residual": True}
+    assert "runs.simclr.encoder.depth: must be 18, 34 or 50, not 20" in refused(
+        put(study, "runs/simclr/encoder", resnet)
+    )
+
+
+def test_fine_tuning_keeps_layers_that_there_are(study: dict[str, Any]) -> None:
+    """`head: projector.2` wants a projector of two layers or more."""
+    study["finetunes"]["x"] = FINETUNE | {"head": "projector.2"}
+    params.check(study)
+    says = "finetunes.x.head: the projector of the run 'simclr' has 1 layer, so the head can be h or projector.1, not"
+    assert says in refused(put(study, "runs/simclr/method/projector/layers", 1))
+    says = "finetunes.x.head: the run 'simclr' has no projector, so the head can only be h, not projector.2"
+    assert says in refused(put(study, "runs/simclr/method", {"name": "rotnet"}))
+
+
 # ---- keys
 
 
@@ -278,7 +303,11 @@ def test_references_exist(study: dict[str, Any], place: str, value: Any, says: s
         ),
         ("runs/simclr/method/projector/width", 8, "runs.simclr.method.projector: unknown key 'width'"),
         ("runs/simclr/training/optimizer/trust", 1, "training.optimizer: unknown key 'trust'. It takes learning_rate"),
-        ("hardware/gpus", 1, "params.yaml: hardware: unknown key 'gpus'. It takes deterministic, device, precision"),
+        (
+            "hardware/gpus",
+            1,
+            "params.yaml: hardware: unknown key 'gpus'. It takes compile, deterministic, device, precision",
+        ),
         (
             "evaluations/simclr/probes/knn/n",
             1,
@@ -292,17 +321,21 @@ def test_references_exist(study: dict[str, Any], place: str, value: Any, says: s
         (
             "runs/simclr/seeds",
             MISSING,
-            "params.yaml: runs.simclr: 'seeds' is missing; it takes dataset, encoder, input",
+            "params.yaml: runs.simclr: 'seeds' is missing; it takes dataset, encoder, init, input",
         ),
         ("runs/simclr/method/temperature", MISSING, "runs.simclr.method: 'temperature' is missing; it takes projector"),
-        ("runs/simclr/method/projector", {"layers": 2}, "method.projector: 'hidden', 'out' and 'norm' are missing"),
+        ("runs/simclr/method/projector", {"layers": 2}, "method.projector: 'hidden', 'norm' and 'out' are missing"),
         ("runs/simclr/training/optimizer/momentum", MISSING, "runs.simclr.training.optimizer: 'momentum' is missing"),
         (
             "runs/simclr/method/projector",
             [2],
             "method.projector: must be a mapping with the keys hidden, layers, norm, out",
         ),
-        ("runs/simclr/training", None, "runs.simclr.training: must be a mapping with the keys batch_size, epochs"),
+        (
+            "runs/simclr/training",
+            None,
+            "runs.simclr.training: must be a mapping with the keys accumulate, batch_size, epochs",
+        ),
     ],
 )
 def test_keys(study: dict[str, Any], place: str, value: Any, says: str) -> None:
@@ -364,7 +397,7 @@ def test_unknown_plugins(study: dict[str, Any], place: str, kind: str) -> None:
         (["simclr"], "method: must be a mapping with a `name`, one of {}, not ['simclr']"),
         ({}, "method: 'name' is missing; it is one of {}"),
         ({"temperature": 1}, "method: 'name' is missing; it is one of {}"),
-        ({"name": None}, "method.name: there is no stages/methods/None.py. The methods are {}"),
+        ({"name": None}, "method.name: there is no stages/methods/None.py; did you mean 'rotnet'? The methods are {}"),
     ],
 )
 def test_a_plugin_is_a_mapping_with_a_name(study: dict[str, Any], block: Any, says: str) -> None:
@@ -394,7 +427,7 @@ def test_a_spec_calls_the_plugin_with_its_arguments() -> None:
         "name": "simclr",
         "temperature": 1,
         "reduction": "paper",
-        "projector": {"layers": 2, "hidden": 3, "out": 2, "norm": False},
+        "projector": {"layers": 2, "hidden": 3, "out": 2, "norm": "none"},
     }
     assert plugins.specify("methods", method, "runs.a.method").arguments["projector"].hidden == 3
 
@@ -427,9 +460,10 @@ def test_a_spec_calls_the_plugin_with_its_arguments() -> None:
             1.1,
             "must be a number greater than or equal to 0 and less than or equal to 1, not 1.1",
         ),
-        ("runs/simclr/method/projector/norm", "true", "must be true or false, not the text 'true'"),
-        ("runs/simclr/method/projector/norm", 1, "must be true or false, not 1"),
-        ("runs/simclr/method/projector/layers", 4, "must be 2 or 3, not 4"),
+        ("runs/simclr/training/optimizer/nesterov", "true", "must be true or false, not the text 'true'"),
+        ("runs/simclr/training/optimizer/nesterov", 1, "must be true or false, not 1"),
+        ("runs/simclr/method/projector/norm", True, "must be 'none', 'hidden' or 'all', not true"),
+        ("runs/simclr/method/projector/layers", 5, "greater than or equal to 1 and less than or equal to 4, not 5"),
         ("runs/simclr/method/reduction", "Paper", "must be 'paper' or 'official', not 'Paper'; did you mean 'paper'?"),
         ("runs/simclr/sees", ["images"], "must be 'images' or 'labels', not ['images']"),
         ("runs/simclr/input/mean", 0, "must be a list of 3, each a number, not 0"),
@@ -519,13 +553,16 @@ def test_several_wrong_values_are_a_line_each() -> None:
     [
         (
             {"name": "sgdd"},
-            "runs.simclr.training.optimizer.name: must be 'sgd' or 'lars', not 'sgdd'; did you mean 'sgd'?",
+            "runs.simclr.training.optimizer.name: must be 'sgd', 'lars' or 'adamw', not 'sgdd'; did you mean 'sgd'?",
         ),
-        ({"name": "adam"}, "runs.simclr.training.optimizer.name: must be 'sgd' or 'lars', not 'adam'"),
-        ({"name": 3}, "runs.simclr.training.optimizer.name: must be 'sgd' or 'lars', not 3"),
-        ({"momentum": 0.9}, "runs.simclr.training.optimizer: 'name' is missing; it is 'sgd' or 'lars'"),
-        ("sgd", "runs.simclr.training.optimizer: must be a mapping with the name 'sgd' or 'lars', not 'sgd'"),
-        (None, "runs.simclr.training.optimizer: must be a mapping with the name 'sgd' or 'lars', not null"),
+        (
+            {"name": "adam"},
+            "runs.simclr.training.optimizer.name: must be 'sgd', 'lars' or 'adamw', not 'adam'; did you mean 'adamw'?",
+        ),
+        ({"name": 3}, "runs.simclr.training.optimizer.name: must be 'sgd', 'lars' or 'adamw', not 3"),
+        ({"momentum": 0.9}, "runs.simclr.training.optimizer: 'name' is missing; it is 'sgd', 'lars' or 'adamw'"),
+        ("sgd", "runs.simclr.training.optimizer: must be a mapping with the name 'sgd', 'lars' or 'adamw', not 'sgd'"),
+        (None, "runs.simclr.training.optimizer: must be a mapping with the name 'sgd', 'lars' or 'adamw', not null"),
     ],
 )
 def test_a_union_that_is_told_apart_by_a_name(study: dict[str, Any], optimizer: Any, says: str) -> None:

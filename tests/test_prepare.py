@@ -87,8 +87,8 @@ def zoo(root: Path, n: int = 30) -> Path:
 
 
 def zoo_block(root: Path, labels: str | None = None) -> dict:
-    size = {"shape": [4, 6], "fit": "crop", "labels": labels}
-    return {"source": {"name": "folder", "path": str(root), **size}, "budgets": {"all": BLOCK["budgets"]["10pct"]}}
+    source = {"name": "folder", "path": str(root), "store": {"shape": [4, 6], "fit": "crop"}, "labels": labels}
+    return {"source": source, "budgets": {"all": BLOCK["budgets"]["10pct"]}}
 
 
 def test_the_same_content_is_the_same_bytes(tmp_path: Path) -> None:
@@ -130,13 +130,14 @@ def test_a_new_label_leaves_what_pretraining_reads(tmp_path: Path) -> None:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     """Prepared gives back pixels, ids, labels, classes and splits of the source."""
     data, images = prepared(tmp_path), digits.load(path="")
-    np.testing.assert_array_equal(data.pixels, images.pixels)
-    assert isinstance(data.pixels, np.memmap)
+    pixels, extents = data.images.read(np.arange(len(images)))
+    np.testing.assert_array_equal(pixels, images.pixels)
+    assert extents is None
     assert data.ids.tolist() == images.ids
     np.testing.assert_array_equal(data.labels, images.labels)
     assert data.labels.dtype == np.int64
     assert data.classes == images.classes
-    splits = _split.assign(images.hashes(), None, validation=0.2, test=0.2, seed=0)
+    splits = _split.assign(data.hashes.tolist(), None, validation=0.2, test=0.2, seed=0)
     for name in _split.SPLITS:
         np.testing.assert_array_equal(data.rows(name), np.flatnonzero(splits == name))
     np.testing.assert_array_equal(data.pretrain, data.rows("train"))
@@ -193,7 +194,7 @@ def test_pretraining_sees_the_splits_it_is_told(tmp_path: Path, capsys) -> None:
 def test_a_subset_prepares_that_many(tmp_path: Path) -> None:
     """`subset` limits the images, in source order, and logs the sizes of the splits."""
     data = prepared(tmp_path, subset=300)
-    assert len(data.ids) == len(data.pixels) == 300
+    assert len(data.ids) == len(data.images) == 300
     assert data.ids.tolist() == sorted(data.ids)
 
 
@@ -202,7 +203,7 @@ def test_an_attribute_reads_its_own_file_only(tmp_path: Path) -> None:
     data = prepared(tmp_path)
     (data.folder / "labels.parquet").unlink()
     fresh = Prepared(data.folder)
-    assert len(fresh.pixels) == len(fresh.ids) == sum(len(fresh.rows(name)) for name in _split.SPLITS)
+    assert len(fresh.images) == len(fresh.ids) == sum(len(fresh.rows(name)) for name in _split.SPLITS)
     with pytest.raises(MissingInput, match=r"toy/labels.parquet is missing: run `dvc repro prepare@toy`"):
         _ = fresh.labels
 
@@ -210,7 +211,7 @@ def test_an_attribute_reads_its_own_file_only(tmp_path: Path) -> None:
 def test_nothing_prepared_says_so(tmp_path: Path) -> None:
     """The error names the output and the command, not a file deep inside."""
     with pytest.raises(MissingInput, match="digits/images is missing: run `dvc repro prepare@digits`"):
-        _ = Prepared(tmp_path / "digits").pixels
+        _ = Prepared(tmp_path / "digits").images
 
 
 def test_an_unknown_budget_lists_the_known(tmp_path: Path) -> None:

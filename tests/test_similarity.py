@@ -59,3 +59,11 @@ def test_no_matrix_is_held() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         similarity.log_sum_exp_of_others(z, 0.5)
     assert sum(kept) == 64 * 8 + 64
+
+
+def test_slabs_lie_in_one_place(monkeypatch) -> None:
+    """Memory of the size of a slab is taken once: taken anew for each it would pile up in the heap."""
+    monkeypatch.setattr(similarity, "SLAB", 24)
+    places = [slab.data_ptr() for _, slab in similarity._slabs(torch.randn(10, 3), 0.5)]
+    assert len(places) == 5
+    assert len(set(places)) == 1

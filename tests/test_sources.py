@@ -9,10 +9,27 @@ from sklearn.datasets import load_digits
 
 from pipeline import plugins
 from pipeline.errors import ParamsError
-from stages.datasets import cifar10, digits, folder
-from stages.datasets._images import DataError
+from stages.datasets import _writing, cifar10, digits, folder
+from stages.datasets._images import DataError, Images, Record
+from stages.datasets._storage import decode
 
-CROP = {"shape": (4, 6), "fit": "crop", "labels": None}
+CROP = {"store": folder.OneShape(shape=(4, 6), fit="crop"), "labels": None}
+
+
+def kept(images: Images) -> np.ndarray:
+    """The pixels of all images, of one shape."""
+    return np.stack([images.record(row).pixels for row in range(len(images))])
+
+
+def stored(images: Images, out: Path) -> dict:
+    """What is written of the images, and the columns of their index."""
+    out.mkdir()
+    return _writing.write(out, images, lambda: None)
+
+
+def resized(root: Path, shape: tuple[int, int], fit: str = "crop") -> np.ndarray:
+    """The pixels of all images below `root`, resized."""
+    return kept(folder.load(path=str(root), store=folder.OneShape(shape=shape, fit=fit), labels=None))
 
 
 def paint(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (4, 6)) -> None:
@@ -58,7 +75,7 @@ def test_a_folder_has_one_class_per_subfolder(tmp_path: Path) -> None:
     assert images.ids == ["cat/2024/a.BMP", "dog/b.png", "z.png"]
     assert images.classes == ["cat", "dog"]
     assert images.labels.tolist() == [0, 1, -1]
-    assert images.pixels[:, 0, 0].tolist() == [[4, 5, 6], [1, 2, 3], [7, 8, 9]]
+    assert kept(images)[:, 0, 0].tolist() == [[4, 5, 6], [1, 2, 3], [7, 8, 9]]
 
 
 def test_an_image_of_the_right_size_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -67,8 +84,7 @@ def test_an_image_of_the_right_size_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     Image.fromarray(pixels).save(tmp_path / "a/x.png")
     for fit in ("crop", "stretch"):
-        images = folder.load(path=str(tmp_path), **CROP | {"fit": fit})
-        np.testing.assert_array_equal(images.pixels[0], pixels)
+        np.testing.assert_array_equal(resized(tmp_path, (4, 6), fit)[0], pixels)
 
 
 def test_crop_cuts_both_sides_and_stretch_keeps_them(tmp_path: Path) -> None:
@@ -77,9 +93,7 @@ def test_crop_cuts_both_sides_and_stretch_keeps_them(tmp_path: Path) -> None:
     pixels[:, :8, 0] = pixels[:, -8:, 0] = 255
     (tmp_path / "a").mkdir()
     Image.fromarray(pixels).save(tmp_path / "a/x.png")
-    cropped, stretched = (
-        folder.load(path=str(tmp_path), shape=(8, 8), fit=fit, labels=None).pixels[0] for fit in ("crop", "stretch")
-    )
+    cropped, stretched = (resized(tmp_path, (8, 8), fit)[0] for fit in ("crop", "stretch"))
     assert cropped.max() == 0
     assert stretched[:, [0, -1], 0].min() > 200
 
@@ -89,7 +103,7 @@ def test_shrinking_averages(tmp_path: Path) -> None:
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
     (tmp_path / "a").mkdir()
     Image.fromarray(board).save(tmp_path / "a/x.png")
-    pixels = folder.load(path=str(tmp_path), shape=(4, 4), fit="crop", labels=None).pixels
+    pixels = resized(tmp_path, (4, 4))
     assert abs(pixels.astype(int) - 127).max() < 10
 
 
@@ -99,7 +113,7 @@ def test_a_large_photograph_is_shrunk_faithfully(tmp_path: Path, size: tuple[int
     stripes = 128 + 100 * np.sin(np.add.outer(np.arange(512), np.arange(768)) * (2 * np.pi / 12))
     (tmp_path / "a").mkdir()
     Image.fromarray(stripes.astype(np.uint8)).save(tmp_path / "a/x.jpg", quality=95)
-    pixels = folder.load(path=str(tmp_path), shape=size, fit="crop", labels=None).pixels[0, ..., 0]
+    pixels = resized(tmp_path, size)[0, ..., 0]
     with Image.open(tmp_path / "a/x.jpg") as whole:
         expected = np.asarray(whole.resize(size[::-1], Image.Resampling.BICUBIC)).astype(int)
     assert abs(pixels - expected).max() < 5
@@ -113,9 +127,82 @@ def test_a_camera_held_sideways_is_heard(tmp_path: Path) -> None:
     exif[0x0112] = 6
     (tmp_path / "a").mkdir()
     Image.fromarray(pixels).save(tmp_path / "a/x.png", exif=exif)
-    turned = folder.load(path=str(tmp_path), **CROP).pixels[0]
+    turned = kept(folder.load(path=str(tmp_path), **CROP))[0]
     assert (turned[0] == 255).all()
     assert (turned[1:] == 0).all()
+
+
+def photo(height: int, width: int, seed: int = 0) -> Image.Image:
+    """Smooth colors, as JPEG likes them."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(root: Path, short_side: int = 32, quality: int = 90) -> list[Record]:
+    """The records of all images below `root`, kept encoded."""
+    store = folder.ShortSide(short_side=short_side, quality=quality)
+    images = folder.load(path=str(root), store=store, labels=None)
+    return [images.record(row) for row in range(len(images))]
+
+
+def test_a_small_jpeg_is_kept_byte_for_byte(tmp_path: Path) -> None:
+    """Upright, RGB and small enough, or just so: what is kept is the file."""
+    (tmp_path / "a").mkdir()
+    photo(32, 48).save(tmp_path / "a/exact.jpg")
+    photo(20, 20).save(tmp_path / "a/small.jpg")
+    for record, file in zip(encoded(tmp_path), sorted(tmp_path.rglob("*.jpg")), strict=True):
+        assert record.content == file.read_bytes()
+        np.testing.assert_array_equal(record.pixels, np.asarray(Image.open(file)))
+
+
+def test_other_small_images_keep_their_pixels(tmp_path: Path) -> None:
+    """A PNG, a gray JPEG, a palette and a JPEG held sideways become PNGs, pixel for pixel what they show."""
+    (tmp_path / "a").mkdir()
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    shown = {
+        "gray.jpg": photo(20, 30).convert("L"),
+        "palette.png": photo(20, 30).quantize(16),
+        "plain.png": photo(20, 30),
+        "sideways.jpg": photo(20, 30),
+    }
+    for name, image in shown.items():
+        image.save(tmp_path / "a" / name, **({"exif": sideways} if name == "sideways.jpg" else {}))
+    for record, name in zip(encoded(tmp_path), shown, strict=True):
+        pixels = np.asarray(Image.open(tmp_path / "a" / name).convert("RGB"))
+        assert record.content.startswith(b"\x89PNG")
+        np.testing.assert_array_equal(record.pixels, np.rot90(pixels, -1) if name == "sideways.jpg" else pixels)
+        np.testing.assert_array_equal(record.pixels, decode(record.content))
+
+
+@pytest.mark.parametrize(("suffix", "size"), [("png", (100, 64)), ("jpg", (64, 100)), ("jpg", (700, 800))])
+def test_a_large_image_is_resized_to_its_short_side(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
+    """It becomes a JPEG of that quality with the proportions it had, and looks as the original does."""
+    (tmp_path / "a").mkdir()
+    photo(*size).save(tmp_path / f"a/x.{suffix}", quality=95)
+    [record] = encoded(tmp_path, quality=95)
+    assert record.content.startswith(b"\xff\xd8")
+    height, width = (round(side * 32 / min(size)) for side in size)
+    assert record.pixels.shape == (height, width, 3)
+    expected = np.asarray(photo(*size).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    assert abs(record.pixels - expected).mean() < 6
+    [worse] = encoded(tmp_path, quality=30)
+    assert len(worse.content) < len(record.content)
+
+
+@pytest.mark.parametrize("size", [(10, 90), (200, 40)])
+def test_a_long_image_is_cut_to_twice_its_short_side(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Its middle is kept, so that one panorama does not make the canvas of every image long."""
+    (tmp_path / "a").mkdir()
+    pixels = np.zeros((*size, 3), dtype=np.uint8)
+    kept_sides = [min(side, 2 * min(size)) for side in size]
+    middle = (slice((side - left) // 2, (side + left) // 2) for side, left in zip(size, kept_sides, strict=True))
+    pixels[tuple(middle)] = 255
+    Image.fromarray(pixels).save(tmp_path / "a/x.png")
+    [record] = encoded(tmp_path)
+    short = min(*size, 32)
+    assert sorted(record.pixels.shape[:2]) == [short, 2 * short]
+    assert record.pixels.min() > 240
 
 
 def test_unreadable_files_are_named_all_at_once(tmp_path: Path) -> None:
@@ -126,7 +213,7 @@ def test_unreadable_files_are_named_all_at_once(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     (tmp_path / "dog/02.png").write_text("no image at all")
     with pytest.raises(DataError, match=r"cat/01.png cannot be read \(.+\), nor can 2 others: dog/00.png, dog/02.png"):
-        folder.load(path=str(tmp_path), **CROP)
+        stored(folder.load(path=str(tmp_path), **CROP), tmp_path / "out")
 
 
 def test_deep_pixels_are_refused_rather_than_clipped(tmp_path: Path) -> None:
@@ -134,7 +221,7 @@ def test_deep_pixels_are_refused_rather_than_clipped(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     Image.fromarray(np.full((4, 6), 60_000, dtype=np.uint16)).save(tmp_path / "a/x.png")
     with pytest.raises(DataError, match=r"a/x.png cannot be read \(more than 8 bits per channel"):
-        folder.load(path=str(tmp_path), **CROP)
+        stored(folder.load(path=str(tmp_path), **CROP), tmp_path / "out")
 
 
 def test_an_empty_class_is_refused(tmp_path: Path) -> None:
@@ -143,6 +230,28 @@ def test_an_empty_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bird").mkdir()
     with pytest.raises(DataError, match="class 'bird' has no images"):
         folder.load(path=str(tmp_path), **CROP)
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    """The error says what counts as an image."""
+    with pytest.raises(DataError, match=r"has no images: it holds none of .bmp .jpeg"):
+        folder.load(path=str(tmp_path), **CROP)
+
+
+@pytest.mark.parametrize(
+    ("store", "sentence"),
+    [
+        ({"shape": [8, 8]}, r"store.*fit"),
+        ({"short_side": 64}, r"store.*quality"),
+        ({"short_side": 64, "quality": 101}, r"store.*quality.*101"),
+        ({"short_side": 64, "quality": 95, "fit": "crop"}, r"store.*fit"),
+    ],
+)
+def test_a_store_is_one_or_the_other(store: dict, sentence: str) -> None:
+    """Its keys say which, and the error speaks of that one."""
+    source = {"name": "folder", "path": "data/raw/birds", "store": store, "labels": None}
+    with pytest.raises(ParamsError, match=sentence):
+        plugins.specify("datasets", source, "datasets.birds.source")
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

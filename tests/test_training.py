@@ -1,11 +1,17 @@
 """Claims about training.
 
-- LARS is the paper's update; biases and normalization get neither decay nor a trust ratio, under SGD as well
+- LARS is the paper's update; biases and normalization get neither decay nor a trust ratio, under SGD and AdamW as well
 - the learning rate warms up linearly and falls as a half cosine
-- a training interrupted anywhere ends in the bits of the uninterrupted one, monitor or not
+- a training interrupted or killed anywhere ends in the bits of the uninterrupted one, monitor or not
 - a damaged checkpoint is passed over, a loss that is not finite is replayed once, then named
+- a batch that cannot be shared or does not fit into memory is refused with one that can
 """
 
+import os
+import random
+import re
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,15 +20,19 @@ from torch import Tensor, nn
 
 from pipeline.errors import Stopped, TrainingError
 from pipeline.params import ParamsError, arguments
-from stages.methods._method import Batch, Learner
-from stages.training import guards, monitor
+from stages.datasets._storage import Packed
+from stages.methods._method import Batch, Learner, Method, Setting
+from stages.pretrain import compile_encoder
+from stages.training import guards, loop, monitor
 from stages.training.checkpoints import Checkpoints
 from stages.training.loop import Images, Plan, Trainer, Training
-from stages.training.optimizers import LARS, Lars, Optimizer, Sgd, make_optimizer
+from stages.training.optimizers import LARS, AdamW, Lars, Optimizer, Sgd, make_optimizer
 from stages.training.randomness import seeded, shuffled
 from stages.training.schedules import warmup_cosine
+from stages.views._operations import Pixels
 
 SGD = Sgd(name="sgd", learning_rate=0.1, momentum=0.9, nesterov=False, weight_decay=0.01)
+ADAMW = AdamW(name="adamw", learning_rate=0.1, betas=(0.9, 0.999), weight_decay=0.05)
 
 
 class Host:
@@ -45,15 +55,20 @@ class Host:
 
 
 class Noisy(Learner):
-    """Learns the mean of its images under batch normalization and dropout: weights, buffers and random draws matter."""
+    """Learns the mean of its images under batch normalization and dropout: weights, buffers and random draws matter.
 
-    def __init__(self, bad_at: tuple[int, ...] = ()) -> None:
+    Its loss is not finite at the calls `bad_at`; there is memory for `room` images.
+    """
+
+    def __init__(self, bad_at: tuple[int, ...] = (), room: int = 1000) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
-        self.bad_at, self.calls = list(bad_at), 0
+        self.bad_at, self.room, self.calls = list(bad_at), room, 0
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         self.calls += 1
+        if len(batch.index) > self.room:
+            torch.empty(2**60, dtype=torch.uint8)
         loss = (self.net(batch.views[0]) - batch.views[0].mean((1, 2, 3))[:, None]).square().mean()
         if self.calls in self.bad_at:
             loss = loss * float("nan")
@@ -63,20 +78,30 @@ class Noisy(Learner):
         self.progress = progress
 
 
-def make_views(pixels: Tensor, source) -> list[Tensor]:
-    return [pixels.permute(0, 3, 1, 2).float() / 255 + source.view(0).uniform(0, 0.1)[:, None, None, None]]
+def make_views(images: Pixels, source) -> list[Tensor]:
+    return [images.values.permute(0, 3, 1, 2).float() / 255 + source.view(0).uniform(0, 0.1)[:, None, None, None]]
 
 
 def trainer(
-    folder: Path, host: Host, *, images: int = 40, batch: int = 8, epochs: int = 6, look=None, bad=(), optimizer=SGD
+    folder: Path,
+    host: Host,
+    *,
+    images: int = 40,
+    batch: int = 8,
+    pieces: int = 1,
+    epochs: int = 6,
+    look=None,
+    bad=(),
+    room=1000,
+    optimizer=SGD,
 ):
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        method = Noisy(bad)
+        method = Noisy(bad, room)
     pixels = torch.randint(0, 256, (images, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    settings = Training(batch_size=batch, optimizer=optimizer, warmup_epochs=1)
-    plan = Plan("seed-0", 0, epochs, settings, make_views, "fp32", look)
-    data = Images(pixels, torch.full((images,), -1), torch.arange(images))
+    settings = Training(batch_size=batch, accumulate=pieces, optimizer=optimizer, warmup_epochs=1)
+    plan = Plan("seed-0", 0, epochs, settings, make_views, "fp32", look, None)
+    data = Images(Packed(pixels.numpy()), torch.full((images,), -1), torch.arange(images))
     return Trainer(method, data, plan, Checkpoints(folder), host)
 
 
@@ -143,13 +168,35 @@ def test_one_dimensional_parameters_are_excluded(settings) -> None:
         assert moved_plainly == (p.ndim == 1), name
 
 
+def test_adamw_decays_weights_apart_from_the_gradient() -> None:
+    """The first step is lr · sign(g), after a decay by lr · wd of the weights alone, apart from the gradient."""
+    module = nn.Linear(3, 2)
+    optimizer = make_optimizer(module, ADAMW)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for p in module.parameters():
+        p.grad = torch.full_like(p, -0.5)
+    optimizer.step()
+    torch.testing.assert_close(module.weight.detach(), before["weight"] * (1 - 0.1 * 0.05) + 0.1)
+    torch.testing.assert_close(module.bias.detach(), before["bias"] + 0.1)
+
+
+def test_adamw_goes_on_to_the_same_bits(tmp_path) -> None:
+    """Its moments and its count of steps are part of the state."""
+    weights, curves = trained(tmp_path / "whole", optimizer=ADAMW)
+    again, resumed = trained(tmp_path / "parts", 3, 7, optimizer=ADAMW)
+    assert same(weights, again)
+    assert curves == resumed
+
+
 def test_an_unknown_optimizer_names_the_known_ones() -> None:
-    """`optimizer: {name: adam}` says which optimizers there are."""
+    """`optimizer: {name: rmsprop}` says which optimizers there are."""
 
     def settings(*, optimizer: Optimizer) -> None: ...
 
-    with pytest.raises(ParamsError, match=r"optimizer.*sgd.*lars"):
-        arguments(settings, {"optimizer": {"name": "adam", "learning_rate": 1.0}}, "runs.simclr")
+    with pytest.raises(ParamsError, match=r"optimizer.*sgd.*lars.*adamw"):
+        arguments(settings, {"optimizer": {"name": "rmsprop", "learning_rate": 1.0}}, "runs.simclr")
 
 
 def test_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
@@ -196,6 +243,27 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path, monkeypatc
     assert curves == resumed
 
 
+def test_a_training_killed_at_random_instants_ends_in_the_same_bits(tmp_path, monkeypatch) -> None:
+    """Twenty SIGKILLs, each at any instant of a process that goes on where the last one was killed."""
+    monkeypatch.setattr(Checkpoints, "due", property(lambda self: True))
+    weights, curves = trained(tmp_path / "whole", epochs=12)
+    draws = random.Random(0)
+    steps = []
+    for _ in range(20):
+        child = os.fork()
+        if not child:
+            threading.Timer(draws.uniform(0.01, 0.15), os.kill, [os.getpid(), signal.SIGKILL]).start()
+            trained(tmp_path / "killed", epochs=12)
+            signal.pause()  # it was faster
+        draws.random()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        steps.append(max((file.stem for file in (tmp_path / "killed").glob("*.pt")), default="0"))
+    assert steps == sorted(steps)
+    again, resumed = trained(tmp_path / "killed", epochs=12)
+    assert same(weights, again)
+    assert curves == resumed
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys) -> None:
     """A truncated newest checkpoint is named, and the one before it gives the same end."""
     weights, _ = trained(tmp_path / "whole")
@@ -211,8 +279,16 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys) -> None:
 def test_the_monitor_changes_no_bit(tmp_path) -> None:
     """With a look after every epoch or none the weights are the same, and the looks are logged."""
     weights, _ = trained(tmp_path / "without")
-    watched, _ = trained(tmp_path / "with", look=lambda epoch: {"monitor.knn": 0.5})
-    assert same(weights, watched)
+    host, images, labels = Host(), torch.rand(20, 3, 4, 4), torch.arange(20) % 2
+    with seeded(0):
+        run = trainer(tmp_path / "with", host)
+        encoder = run.method.net[:3]  # with its batch normalization
+        run.plan = run.plan._replace(
+            look=lambda epoch: monitor.look(encoder, monitor.Look(images, labels, images, labels))
+        )
+        run.run()
+    assert same(weights, run.method.state_dict())
+    assert [step for step, metrics in host.logged if "seed-0.monitor.knn" in metrics] == list(range(6))
 
 
 def test_a_look_leaves_the_encoder_as_it_was() -> None:
@@ -251,6 +327,58 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path) -> None:
         TrainingError, match="batch_size 64 is larger than the 40 images it may see; make it 40 or less"
     ):
         trainer(tmp_path, Host(), batch=64)
+
+
+def test_a_batch_that_has_no_equal_shares_is_refused(monkeypatch, tmp_path) -> None:
+    """Three ranks cannot share 8 images: the error names the nearest batch that they can."""
+    monkeypatch.setattr(loop, "ranks", lambda: 3)
+    with pytest.raises(TrainingError, match=r"batch_size 8 .* 3 rank\(s\) in 1 piece\(s\) .* nearest that can is 9"):
+        trainer(tmp_path, Host())
+
+
+def test_a_batch_that_has_no_equal_pieces_is_refused() -> None:
+    """`accumulate: 3` of 8 images is a wrong value of params.yaml, with one that is right."""
+
+    def settings(*, training: Training) -> None: ...
+
+    values = {"batch_size": 8, "accumulate": 3, "optimizer": SGD.model_dump(), "warmup_epochs": 1.0}
+    with pytest.raises(ParamsError, match="accumulate 3 does not divide batch_size 8, but 9"):
+        arguments(settings, {"training": values}, "runs.simclr")
+
+
+@pytest.mark.parametrize(
+    ("room", "pieces", "says"),
+    [
+        (3, 1, "step 0 with 8 images at once; 2 fit: training.accumulate 4 makes the same step in 4 pieces"),
+        (2, 2, "step 0 with 4 images at once; 2 fit: training.accumulate 4 makes the same step in 4 pieces"),
+        (0, 1, "step 0 with 8 images at once, and not even one image fits"),
+    ],
+)
+def test_a_batch_that_memory_cannot_hold_is_refused(tmp_path, room: int, pieces: int, says: str) -> None:
+    """The error says how many images fit, by trying, and how to train with them; the state is kept."""
+    with seeded(0), pytest.raises(TrainingError, match=re.escape(says)):
+        trainer(tmp_path, Host(), room=room, pieces=pieces).run()
+    assert [file.name for file in tmp_path.glob("*.pt")] == ["000000000.pt"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_a_compiled_encoder_is_the_same_network(monkeypatch) -> None:
+    """The names of its weights stay, and what the compiler is given computes what the network does."""
+    given = []
+
+    def backend(graph, inputs):
+        given.append(graph)
+        return graph
+
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compile_module(self, backend=backend, **how))
+    learner = Method(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), Setting(3, 8, 0, 8))
+    names, images = list(learner.state_dict()), torch.randn(5, 4)
+    expected = learner.encoder(images)
+    compile_encoder(learner, torch.device("cpu"))
+    torch.testing.assert_close(learner.encoder(images), expected)
+    assert given
+    assert list(learner.state_dict()) == names
 
 
 def test_collapse_is_said_aloud() -> None:

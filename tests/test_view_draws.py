@@ -54,11 +54,12 @@ def test_draws_do_not_depend_on_the_batch():
     assert torch.equal(Draws(1, 2, 0, index[2:3]).uniforms(0, 1, 4), whole[2:3])
 
 
-def test_stacked_views_draw_like_single_ones():
-    """`views(3)` is `view(0)`, `view(1)`, `view(2)`, one after the other."""
+@pytest.mark.parametrize("first", [0, 2])
+def test_stacked_views_draw_like_single_ones(first):
+    """Three stacked views from `first` on are `view(first)` and the two after it, one after the other."""
     batch = Source(seed=3, epoch=1, index=torch.tensor([4, 2, 8]))
-    single = torch.cat([batch.view(view).uniform(0, 1) for view in range(3)])
-    assert torch.equal(batch.views(3).uniform(0, 1), single)
+    single = torch.cat([batch.view(first + view).uniform(0, 1) for view in range(3)])
+    assert torch.equal(batch.views(3, first=first).uniform(0, 1), single)
 
 
 @pytest.mark.parametrize("other", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
@@ -111,3 +112,10 @@ def test_bernoulli_keeps_its_probability():
     assert stats.binomtest(int(draws.bernoulli(0.2).sum()), 10_000, 0.2).pvalue > 0.01
     assert not draws.bernoulli(0.0).any()
     assert draws.bernoulli(1.0).all()
+
+
+def test_stacked_views_can_have_probabilities_of_their_own():
+    """The first of two probabilities is that of the first view, and the draws are those of a common one."""
+    source = Source(seed=0, epoch=0, index=torch.arange(100))
+    both, single = source.views(2, first=0).bernoulli(0.3, 0.8), [source.view(view) for view in (0, 1)]
+    assert torch.equal(both, torch.cat([single[0].bernoulli(0.3), single[1].bernoulli(0.8)]))

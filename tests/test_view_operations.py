@@ -1,7 +1,8 @@
 """Operations on images.
 
 1. Each agrees with torchvision's, image by image, given the same parameters.
-2. The parameters follow the distributions of torchvision's transforms.
+2. What a CPU leaves out changes nothing.
+3. The parameters follow the distributions of torchvision's transforms.
 """
 
 import pytest
@@ -13,6 +14,7 @@ from torchvision.transforms.v2 import functional as reference
 from stages.views import _operations as op
 from stages.views import _random as rnd
 from stages.views._draws import Draws
+from stages.views._operations import Pixels
 
 TOLERANCE = 1e-4  # of a value in [0, 1]; the promise is 1/255
 SIZES = (8, 32, 96)
@@ -25,6 +27,11 @@ def drawn(count):
 def pixels(count, size=32):
     shape = (count, size, size, 3)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def whole(count, height, width):
+    """The box around each of `count` images."""
+    return Pixels(torch.empty(count, height, width, 3, dtype=torch.uint8), None).whole(views=1)
 
 
 def floats(count, size=32):
@@ -52,7 +59,7 @@ def test_resample_is_resized_crop(extent, size, interpolation):
     """A box of any size and place, enlarged or shrunk, straight or mirrored, is torchvision's resized crop."""
     images = torch.rand(24, 3, *extent, generator=torch.Generator().manual_seed(0))
     crop = rnd.Crop(scale=(0.01, 1.0), ratio=(0.4, 2.5), interpolation=interpolation)
-    box = rnd.draw_box(drawn(24), crop, *extent, 0.5)
+    box = rnd.draw_box(drawn(24), crop, whole(24, *extent), 0.5)
     expected = []
     for image, top, left, height, width, mirrored in zip(images, *(part.tolist() for part in box), strict=True):
         mode = InterpolationMode(interpolation)
@@ -67,7 +74,17 @@ def test_resample_is_resized_crop(extent, size, interpolation):
 def test_resize_is_torchvisions(extent, size):
     """The whole image at another size is torchvision's antialiased bilinear resize."""
     images = floats(4, extent)
-    assert_equal(op.resize(images, size), [reference.resize(image, [size, size], antialias=True) for image in images])
+    resized = op.resample(images, whole(4, extent, extent), size, "bilinear")
+    assert_equal(resized, [reference.resize(image, [size, size], antialias=True) for image in images])
+
+
+def test_stacked_views_show_each_image_again():
+    """Boxes n … 2n - 1 show images 0 … n - 1, as boxes 0 … n - 1 do."""
+    images = floats(4)
+    crop = rnd.Crop(scale=(0.2, 1.0), ratio=(0.5, 2.0), interpolation="bilinear")
+    box = rnd.draw_box(drawn(12), crop, whole(12, 32, 32), 0.5)
+    expected = op.resample(images.repeat(3, 1, 1, 1), box, 16, "bilinear")
+    assert torch.equal(op.resample(images, box, 16, "bilinear"), expected)
 
 
 def test_a_shift_is_a_padded_crop():
@@ -114,14 +131,14 @@ def test_gaussian_blur_is_torchvisions(size, kernel):
     sigma = drawn(16).uniform(0.1, 5)
     pairs = zip(images, sigma.tolist(), strict=True)
     expected = [reference.gaussian_blur(image, [kernel, kernel], [width, width]) for image, width in pairs]
-    assert_equal(op.gaussian_blur(images, kernel, sigma), expected)
+    assert_equal(op.gaussian_blur(images, sigma, kernel), expected)
 
 
 def test_blur_without_sigma_changes_nothing():
     """Images with sigma 0 pass through a blur bit for bit."""
     images = floats(6)
     sigma = torch.tensor([0.0, 1.0]).repeat(3)
-    blurred = op.gaussian_blur(images, 5, sigma)
+    blurred = op.gaussian_blur(images, sigma, 5)
     assert torch.equal(blurred[::2], images[::2])
     assert not torch.equal(blurred[3], images[3])
 
@@ -145,7 +162,42 @@ def test_solarize_is_torchvisions():
     assert_equal(op.solarize(images, flags, 0.5), expected)
 
 
-# 2. distributions of the parameters
+# 2. what a CPU leaves out
+
+
+@pytest.mark.parametrize("hue", [0.0, 0.4])
+def test_jitter_passes_over_nothing_that_changes(hue, monkeypatch):
+    """Jitter that skips what is neutral gives the images of jitter that skips nothing, as an accelerator does it."""
+    images = floats(64, 8)
+    jitter = rnd.Jitter(probability=0.7, brightness=0.4, contrast=1.0, saturation=1.0, hue=hue)
+    step = rnd.random_jitter(drawn(64), jitter)
+    lean = step.done_to(images)
+    monkeypatch.setattr(op, "_lean", lambda before, spared: op._full(before))
+    torch.testing.assert_close(lean, step.done_to(images), rtol=0, atol=1e-6)
+    spared = rnd.draw_factors(drawn(64), jitter).brightness == 1
+    assert 0 < spared.sum() < 40
+    assert torch.equal(lean[spared], images[spared])
+
+
+def steps():
+    blur = rnd.Blur(probability=0.5, kernel=3, sigma=(0.1, 2.0))
+    return {
+        "grayscale": rnd.random_grayscale(drawn(40), 0.3),
+        "blur": rnd.random_blur(drawn(40), blur, [0.2, 0.7]),
+        "solarize": rnd.random_solarize(drawn(40), [0.0, 0.5], 0.5),
+    }
+
+
+@pytest.mark.parametrize("name", steps())
+def test_a_step_changes_the_views_that_it_says(name):
+    """Done to some views only, a step gives what it gives when done to all: to the others it is neutral."""
+    step, images = steps()[name], floats(40)
+    expected = step.operation(images, step.parameters)
+    assert torch.equal(step.done_to(images.clone()), expected)
+    assert torch.equal((expected != images).flatten(1).any(dim=1)[4:], step.where[4:])  # the first four are plain
+
+
+# 3. distributions of the parameters
 
 
 def assert_same_distribution(ours, theirs):
@@ -164,7 +216,7 @@ def assert_same_distribution(ours, theirs):
 def test_boxes_are_distributed_as_torchvisions(scale, ratio, extent):
     """Height, width, area and place of the boxes are distributed as RandomResizedCrop's."""
     crop = rnd.Crop(scale=scale, ratio=ratio, interpolation="bilinear")
-    top, left, height, width, _ = rnd.draw_box(drawn(4000), crop, *extent, 0.5)
+    top, left, height, width, _ = rnd.draw_box(drawn(4000), crop, whole(4000, *extent), 0.5)
     assert (top >= 0).all()
     assert (left >= 0).all()
     assert (top + height <= extent[0]).all()
@@ -202,7 +254,7 @@ def test_color_factors_are_distributed_as_torchvisions():
 
 def test_sigmas_are_distributed_as_torchvisions():
     """The blurred images' sigmas are distributed as GaussianBlur's; the others' are 0."""
-    sigma = rnd.draw_sigma(drawn(5000), rnd.Blur(probability=0.5, kernel=3, sigma=(0.1, 2.0)))
+    sigma = rnd.draw_sigma(drawn(5000), rnd.Blur(probability=0.5, kernel=3, sigma=(0.1, 2.0)), [0.5])
     torch.manual_seed(0)
     transform = v2.GaussianBlur(3, (0.1, 2.0))
     assert stats.binomtest(int((sigma > 0).sum()), 5000, 0.5).pvalue > 0.01
@@ -211,13 +263,27 @@ def test_sigmas_are_distributed_as_torchvisions():
 
 def test_angles_are_uniform():
     """A random rotation turns by U(-degrees, degrees)."""
-    images = floats(8)
-    assert torch.equal(rnd.random_rotation(images, drawn(8), 30.0), op.rotate(images, drawn(8).uniform(-30, 30)))
+    assert torch.equal(rnd.random_rotation(drawn(8), 30.0).parameters, drawn(8).uniform(-30, 30))
 
 
-@pytest.mark.parametrize("change", [rnd.random_grayscale, lambda *a: rnd.random_solarize(*a, threshold=0.5)])
-def test_changes_come_with_their_probability(change):
+@pytest.mark.parametrize(
+    "step", [rnd.random_grayscale(drawn(2000), 0.2), rnd.random_solarize(drawn(2000), [0.2], threshold=0.5)]
+)
+def test_changes_come_with_their_probability(step):
     """About the given share of the images is changed."""
     images = op.as_floats(pixels(2000, 4))
-    changed = (change(images, drawn(2000), 0.2) != images).flatten(1).any(dim=1)
+    changed = (step.operation(images, step.parameters) != images).flatten(1).any(dim=1)
     assert stats.binomtest(int(changed.sum()), 2000, 0.2).pvalue > 0.01
+
+
+def test_boxes_lie_inside_each_images_own_extent():
+    """Images of different sizes on one canvas draw the boxes that each draws alone."""
+    extents = torch.tensor([[8, 8], [20, 60], [60, 20], [33, 34]]).repeat(50, 1)
+    canvas = Pixels(torch.empty(200, 64, 64, 3, dtype=torch.uint8), extents)
+    crop = rnd.Crop(scale=(0.2, 1.0), ratio=(0.5, 2.0), interpolation="bilinear")
+    box = rnd.draw_box(drawn(200), crop, canvas.whole(views=1), 0.5)
+    assert (box.top + box.height <= extents[:, 0]).all()
+    assert (box.left + box.width <= extents[:, 1]).all()
+    for row in range(4):
+        alone = rnd.draw_box(drawn(200), crop, whole(200, *extents[row].tolist()), 0.5)
+        assert all(torch.equal(part[row::4], other[row::4]) for part, other in zip(box, alone, strict=True))

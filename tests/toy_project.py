@@ -5,12 +5,12 @@ from pathlib import Path
 
 PARAMS = """\
 study: toy
-hardware: {threads: 1}
+hardware: {threads: 1, ranks: 1}
 datasets:
   d: {subset: null, share: 1e-4}
 runs:
-  a: {rate: 0.1, seeds: [0, 1], training: {epochs: 3, batch_size: 64}}
-  b: {rate: 0.2, seeds: [0, 1], training: {epochs: 3, batch_size: 64}}
+  a: {rate: 0.1, method: {}, init: fresh, seeds: [0, 1], training: {epochs: 3, batch_size: 64}}
+  b: {rate: 0.2, method: {}, init: fresh, seeds: [0, 1], training: {epochs: 3, batch_size: 64}}
 """
 DAG = """\
 stages:

@@ -1,30 +1,61 @@
-"""What a data set plug-in hands over: images of one size, their ids, and the labels that are known."""
+"""What a data set plug-in hands over: images, their ids, and the labels that are known."""
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.errors import Refusal
+from stages.datasets._storage import DataError as DataError
 
 
-class DataError(Refusal):
-    """The images or their labels cannot be used as they are."""
+class Record(NamedTuple):
+    """One image as it is kept."""
+
+    pixels: np.ndarray  # uint8 (h, w, 3), RGB
+    content: bytes | None  # a JPEG or PNG file that decodes to these pixels; None: they are kept as they are
+
+    @property
+    def sha256(self) -> str:
+        """Of shape and pixels: equal exactly where two images are."""
+        shape = np.array(self.pixels.shape, dtype="<i8").tobytes()
+        return hashlib.sha256(shape + self.pixels.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Images that are read when they are asked for, since all of them need not fit into memory.
+
+    read: a file → its record; whatever it raises is told with the file's name.
+    encoded: whether the records have content, and may differ in shape.
+    """
+
+    paths: list[Path]
+    read: Callable[[Path], Record]
+    encoded: bool
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: np.ndarray) -> "Files":
+        return Files([self.paths[row] for row in rows], self.read, self.encoded)
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """The images of a source, in source order.
 
-    pixels: uint8 (n, h, w, 3), RGB.
+    pixels: uint8 (n, h, w, 3), RGB, or files.
     ids: n unique strings; an image keeps its id when others are added.
     labels: int64 (n,), a position in `classes`, -1 for no label.
     classes: the names of the classes.
     split: (n,) of "train" and "test" where the source comes with a split of its own, else None.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | Files
     ids: list[str]
     labels: np.ndarray
     classes: list[str]
@@ -32,9 +63,10 @@ class Images:
 
     def __post_init__(self) -> None:
         n = len(self.ids)
-        assert self.pixels.dtype == np.uint8
-        assert self.pixels.ndim == 4
-        assert self.pixels.shape[3] == 3
+        if isinstance(self.pixels, np.ndarray):
+            assert self.pixels.dtype == np.uint8
+            assert self.pixels.ndim == 4
+            assert self.pixels.shape[3] == 3
         assert len(self.pixels) == len(self.labels) == n
         assert self.labels.dtype == np.int64
         assert self.split is None or len(self.split) == n
@@ -50,7 +82,8 @@ class Images:
         split = None if self.split is None else self.split[rows]
         return Images(self.pixels[rows], [self.ids[row] for row in rows], self.labels[rows], self.classes, split)
 
-    def hashes(self) -> list[str]:
-        """Sha256 of each image's shape and pixels: equal exactly where two images are."""
-        shape = np.array(self.pixels.shape[1:], dtype="<i8").tobytes()
-        return [hashlib.sha256(shape + image.tobytes()).hexdigest() for image in self.pixels]
+    def record(self, row: int) -> Record:
+        """One image, read now if it is a file."""
+        if isinstance(self.pixels, Files):
+            return self.pixels.read(self.pixels.paths[row])
+        return Record(self.pixels[row], None)

@@ -9,18 +9,19 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.errors import MissingInput
+from stages.datasets._storage import Stored, stored
 
 
 class Prepared:
-    """What `prepare` left in data/datasets/<name>. Rows are positions in `pixels`."""
+    """What `prepare` left in data/datasets/<name>. Rows are positions in `images`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @cached_property
-    def pixels(self) -> np.ndarray:
-        """uint8 (n, h, w, 3), mapped from the disk."""
-        return np.load(self._file("images/pixels.npy"), mmap_mode="r")
+    def images(self) -> Stored:
+        """The images, by row."""
+        return stored(self._file("images/index.parquet").parent)
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -29,7 +30,7 @@ class Prepared:
 
     @cached_property
     def hashes(self) -> np.ndarray:
-        """The sha256 of each image's pixels, str (n,)."""
+        """The sha256 of each image's shape and pixels, str (n,)."""
         return self._column("images/index.parquet", "sha256")
 
     @cached_property

@@ -5,7 +5,8 @@
     encode = load("data/exports/simclr")
     features = encode(images)        # uint8 (n, h, w, 3) RGB of any size → float32 (n, d)
 
-A folder holds config.json, encoder.py (the network), the weights, and in an export golden.safetensors.
+A folder holds config.json, encoder.py (the network), the weights, and in an export golden.safetensors; encoder.pt2, the
+network as a program of torch.export, where encoder.py needs a package that not everybody has.
 """
 
 import json
@@ -85,8 +86,12 @@ class Model(nn.Module):
 
 
 def build(folder: str | Path) -> nn.Module:
-    """The network of a folder's encoder.py and config.json, with fresh weights."""
+    """The network of a folder: its encoder.pt2 if there is one, else encoder.py with config.json and fresh weights."""
     folder = Path(folder)
+    if (folder / "encoder.pt2").exists():
+        program: nn.Module = torch.export.load(folder / "encoder.pt2").module()
+        program.train = lambda mode=True: program  # type: ignore[method-assign]  # it has no modes, and says so by raising
+        return program
     config = json.loads((folder / "config.json").read_text())
     source = folder / "encoder.py"
     names: dict[str, Any] = {"__name__": "encoder"}

@@ -24,6 +24,7 @@ class ResNet(nn.Module):
         super().__init__()
         block: type[_Basic | _Bottleneck] = _Bottleneck if depth == 50 else _Basic
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        self.least = 32 if stem == "imagenet" else 8  # pixels a side: one in the last stage
         self.conv1 = nn.Conv2d(3, 64, kernel, stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
@@ -42,6 +43,11 @@ class ResNet(nn.Module):
                     nn.init.zeros_(module.last_norm.weight)
 
     def forward(self, images: Tensor) -> Tensor:
+        if min(images.shape[2:]) < self.least:
+            height, width = images.shape[2:]
+            raise ValueError(
+                f"the encoder takes images of at least {self.least}×{self.least} pixels, not {height}×{width}"
+            )
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)

@@ -26,6 +26,9 @@ class SmallResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
+        if min(images.shape[2:]) < 4:
+            height, width = images.shape[2:]
+            raise ValueError(f"the encoder takes images of at least 4×4 pixels, not {height}×{width}")
         x = self.relu(self.bn1(self.conv1(images)))
         return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
 

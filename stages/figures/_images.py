@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterable
 from html import escape
 
 import numpy as np
@@ -43,13 +44,18 @@ def tag(pixels: np.ndarray, words: str) -> str:
     return f'<img{tiny} src="{data_uri(small)}" alt="{words}" title="{words}">'
 
 
-def sheet(images: np.ndarray, largest: int = TINY) -> tuple[np.ndarray, int]:
-    """uint8 (n, h, w, 3) -> one image of n tiles in a near-square grid, and the number of columns."""
-    tiles = np.stack([shrink(image, largest) for image in images])
-    n, height, width = tiles.shape[:3]
-    columns = int(np.ceil(np.sqrt(n)))
-    lines = -(-n // columns)
+def sheet(images: Iterable[np.ndarray], largest: int = TINY) -> tuple[np.ndarray, int]:
+    """Images uint8 (h, w, 3) -> one image of tiles in a near-square grid, and the number of columns.
+
+    A tile is as high and wide as the highest and widest image; smaller ones stand in its middle.
+    """
+    tiles = [shrink(image, largest) for image in images]
+    height, width = np.max([tile.shape[:2] for tile in tiles], axis=0)
+    columns = int(np.ceil(np.sqrt(len(tiles))))
+    lines = -(-len(tiles) // columns)
     grid = np.zeros((lines * columns, height, width, 3), np.uint8)
-    grid[:n] = tiles
+    for place, tile in zip(grid, tiles, strict=False):
+        top, left = (height - tile.shape[0]) // 2, (width - tile.shape[1]) // 2
+        place[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     joined = grid.reshape(lines, columns, height, width, 3).swapaxes(1, 2)
     return joined.reshape(lines * height, columns * width, 3), columns

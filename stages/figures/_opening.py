@@ -2,6 +2,7 @@
 
 from html import escape
 
+from stages.datasets._storage import Encoded
 from stages.figures import _numbers as n
 from stages.figures._rows import Row
 from stages.figures._study import Study
@@ -19,6 +20,7 @@ def sentences(study: Study) -> str:
         learned = (
             f" learned from {seen} images without a label and" if row.sees == "images" else " learned with labels and"
         )
+        learned = f", starting from {escape(row.start)},{learned}" if row.start else learned
     text = f"<b>{escape(row.name)}</b>{learned} reads {_share(row, 'knn.top1')} of {tested} test images right by kNN"
     if "linear.top1" in row.scores:
         text += f" and {_share(row, 'linear.top1')} by a linear probe"
@@ -34,13 +36,14 @@ def facts(study: Study) -> list[list[tuple[str, str]]]:
     found = []
     for dataset in dict.fromkeys(row.dataset for row in study.rows):
         data = study.prepared(dataset)
-        count, height, width, _ = data.pixels.shape
+        height, width = data.images.canvas
+        most = "up to " if isinstance(data.images, Encoded) else ""
         splits = " / ".join(n.count(len(data.rows(split))) for split in ("train", "validation", "test"))
         rows = [row for row in study.rows if row.dataset == dataset]
         seeds = [len(study.runs[row.run]["seeds"]) for row in rows]
         found.append(
             [
-                (f"images of {dataset}, {height} × {width}", n.count(count)),
+                (f"images of {dataset}, {most}{height} × {width}", n.count(len(data.images))),
                 ("train / validation / test", splits),
                 ("classes", n.count(len(data.classes))),
                 ("pretraining sees", " + ".join(study.datasets[dataset]["pretrain_on"])),

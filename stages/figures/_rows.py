@@ -14,7 +14,8 @@ class Row:
     """One row: a run judged on a data set.
 
     `style` is the CSS class that sets its color, `shape` its mark, `trained` is false for floors such as random
-    weights, `sees` is "images" or "labels", `scores` is {score name: {"test", "val", "protocol", "labels_used"}}.
+    weights, `start` names the file of weights that it started from, None for fresh ones, `sees` is "images" or
+    "labels", `scores` is {score name: {"test", "val", "protocol", "labels_used"}}.
     """
 
     name: str
@@ -22,9 +23,15 @@ class Row:
     dataset: str
     sees: str
     trained: bool
+    start: str | None
     style: str
     shape: str
     scores: Mapping[str, Any]
+
+    @property
+    def learned(self) -> bool:
+        """Here or elsewhere: not a floor."""
+        return self.trained or self.start is not None
 
     def value(self, score: str, split: str) -> float | None:
         """Mean of a score, None where the row has no such score."""
@@ -38,11 +45,15 @@ def make(
     rows: list[Row] = []
     for place, (name, scores) in enumerate(results.items()):
         run = uses[name]["run"]
-        kind = run in trained
-        rank = sum(row.trained == kind for row in rows)
-        style = f"hue-{rank % HUES}" if kind else f"gray-{rank % GRAYS}"
+        init = runs[run]["init"]
+        start = None if init.endswith(".py") else init
+        learned = run in trained or start is not None
+        rank = sum(row.learned == learned for row in rows)
+        style = f"hue-{rank % HUES}" if learned else f"gray-{rank % GRAYS}"
         shape = SHAPES[place % len(SHAPES)]
-        rows.append(Row(name, run, uses[name]["dataset"], runs[run]["sees"], kind, style, shape, scores))
+        rows.append(
+            Row(name, run, uses[name]["dataset"], runs[run]["sees"], run in trained, start, style, shape, scores)
+        )
     return rows
 
 
@@ -62,4 +73,4 @@ def main(rows: list[Row]) -> Row | None:
 
 def floor(rows: list[Row]) -> Row | None:
     """The strongest untrained row, which the main row is compared with."""
-    return best([row for row in rows if not row.trained], "knn.top1")
+    return best([row for row in rows if not row.learned], "knn.top1")

@@ -25,7 +25,7 @@ def section(study: Study) -> Section | None:
     probe, seeds, rows, labels, predicted = judged(study)
     first = slice(len(rows) // len(seeds))
     misread = [
-        (data.pixels[row], int(label), int(said))
+        (int(row), int(label), int(said))
         for row, label, said in zip(rows[first], labels[first], predicted[first], strict=True)
         if label != said
     ]
@@ -36,7 +36,8 @@ def section(study: Study) -> Section | None:
     if misread:
         caption += f" Images: {min(SHOWN, len(misread))} of the {len(misread)} that are misread with the first seed."
     matrix = count(labels, predicted, len(data.classes))
-    return Section("confusion", "Confusion", caption, draw(matrix, data.classes, misread))
+    shown = [(data.images.image(row), label, said) for row, label, said in misread[:SHOWN]]
+    return Section("confusion", "Confusion", caption, draw(matrix, data.classes, shown))
 
 
 def judged(study: Study) -> tuple[str, list[int], np.ndarray, np.ndarray, np.ndarray]:
@@ -119,7 +120,7 @@ def _pairs(matrix: np.ndarray, classes: Sequence[str]) -> str:
 
 def _misread(misread: Sequence[tuple[np.ndarray, int, int]], classes: Sequence[str]) -> str:
     tiles = ""
-    for pixels, actual, predicted in misread[:SHOWN]:
+    for pixels, actual, predicted in misread:
         words = f"{classes[actual]} → {classes[predicted]}"
         tiles += f"<figure>{_images.tag(pixels, words)}<figcaption>{escape(words)}</figcaption></figure>"
     wide = " wide" if max(map(len, classes)) > 3 else ""

@@ -5,7 +5,7 @@ alone. Hovering over a point shows the image: the page's script cuts it out of o
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
@@ -39,7 +39,7 @@ def section(study: Study) -> Section | None:
         "near is similar, distances between groups mean nothing. Color and name are the true class. Hover over a point "
         "to see its image."
     )
-    body = draw(panels, data.labels[shown], data.classes, data.pixels[shown])
+    body = draw(panels, data.labels[shown], data.classes, map(data.images.image, shown.tolist()))
     return Section("map", "Feature map", caption, body)
 
 
@@ -56,9 +56,12 @@ def project(features: np.ndarray) -> np.ndarray:
 
 
 def draw(
-    panels: Sequence[tuple[Row, np.ndarray, np.ndarray]], labels: np.ndarray, classes: Sequence[str], images: np.ndarray
+    panels: Sequence[tuple[Row, np.ndarray, np.ndarray]],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    images: Iterable[np.ndarray],
 ) -> str:
-    """`panels` are (row, places (n, 2), predicted (n,)); labels (n,), images uint8 (n, h, w, 3) are shared."""
+    """`panels` are (row, places (n, 2), predicted (n,)); labels (n,) and the n images uint8 (h, w, 3) are shared."""
     drawn = "".join(_panel(row, places, predicted, labels, classes) for row, places, predicted in panels)
     return f'<div class="panels" id="points">{drawn}</div>{_tiles(labels, classes, images)}'
 
@@ -93,14 +96,14 @@ def _panel(row: Row, places: np.ndarray, predicted: np.ndarray, labels: np.ndarr
     return f"<figure class='{row.style}'>{figure}<figcaption>{caption}</figcaption></figure>"
 
 
-def _tiles(labels: np.ndarray, classes: Sequence[str], images: np.ndarray) -> str:
+def _tiles(labels: np.ndarray, classes: Sequence[str], images: Iterable[np.ndarray]) -> str:
     """What the hover needs: the sheet of images and the class of each."""
     sheet, columns = _images.sheet(images)
     side = sheet.shape[1] // columns
     facts = {
         "columns": columns,
         "width": side,
-        "height": sheet.shape[0] // -(-len(images) // columns),
+        "height": sheet.shape[0] // -(-len(labels) // columns),
         "sheet": [sheet.shape[1], sheet.shape[0]],
         "labels": labels.tolist(),
         "classes": list(classes),

@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from stages.datasets._storage import Stored
 from stages.figures import _images, _numbers
 from stages.figures._page import Section
 from stages.figures._rows import Row
@@ -47,7 +48,7 @@ def section(study: Study) -> Section | None:
     )
     caption += "They are the first images of their classes"
     caption += f", but for {wrong} that kNN misreads, picked on purpose." if wrong else "."
-    return Section("neighbors", "Nearest neighbors", caption, draw(queries, data.pixels, data.labels, data.classes))
+    return Section("neighbors", "Nearest neighbors", caption, draw(queries, data.images, data.labels, data.classes))
 
 
 def choose(labels: np.ndarray, wrong: np.ndarray) -> list[int]:
@@ -83,30 +84,30 @@ def _unit(features: np.ndarray) -> np.ndarray:
 
 
 def draw(
-    queries: Sequence[tuple[int, int, Sequence[Strip]]], pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+    queries: Sequence[tuple[int, int, Sequence[Strip]]], images: Stored, labels: np.ndarray, classes: Sequence[str]
 ) -> str:
-    """`queries` are (pixel row, kNN's reading, strips); pixels uint8 (n, h, w, 3) and labels (n,) of the data set."""
-    blocks = "".join(_query(row, read, strips, pixels, labels, classes) for row, read, strips in queries)
+    """`queries` are (pixel row, kNN's reading, strips); images and labels (n,) are those of the data set."""
+    blocks = "".join(_query(row, read, strips, images, labels, classes) for row, read, strips in queries)
     return f'<div class="queries">{blocks}</div>'
 
 
 def _query(
-    row: int, read: int, strips: Sequence[Strip], pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+    row: int, read: int, strips: Sequence[Strip], images: Stored, labels: np.ndarray, classes: Sequence[str]
 ) -> str:
     name = classes[labels[row]]
     wrong = f' <span class="misread">read as {escape(classes[read])}</span>' if read != labels[row] else ""
-    body = "".join(_strip(strip, int(labels[row]), pixels, labels, classes) for strip in strips)
-    image = _images.tag(pixels[row], f"test image, {name}")
+    body = "".join(_strip(strip, int(labels[row]), images, labels, classes) for strip in strips)
+    image = _images.tag(images.image(row), f"test image, {name}")
     return (
         f'<div class="query"><figure>{image}<figcaption>{escape(name)}{wrong}</figcaption></figure>'
         f"<div>{body}</div></div>"
     )
 
 
-def _strip(strip: Strip, label: int, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> str:
+def _strip(strip: Strip, label: int, images: Stored, labels: np.ndarray, classes: Sequence[str]) -> str:
     cells = ""
     for row, cosine in zip(strip.rows, strip.cosines, strict=True):
-        image = _images.tag(pixels[row], f"{classes[labels[row]]}, cosine {cosine:.3f}")
+        image = _images.tag(images.image(row), f"{classes[labels[row]]}, cosine {cosine:.3f}")
         cells += f'<span class="{"tile" if labels[row] == label else "tile off"}">{image}</span>'
     same = int((labels[strip.rows] == label).sum())
     name = f'<i class="swatch"></i>{escape(strip.row.name)} <small>{same} of {len(strip.rows)}</small>'

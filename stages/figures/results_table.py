@@ -20,6 +20,8 @@ TITLES = {
     "macro_f1": "macro F1",
     "rankme": "RankMe",
     "feature_std": "feature std",
+    "map": "mAP",
+    "r_precision": "R-precision",
     "finetune": "fine-tuned",
 }
 
@@ -118,7 +120,9 @@ def _labels(rows: Sequence[Row], score: str) -> str:
 
 
 def _name(row: Row) -> str:
-    kind = "untrained" if not row.trained else "with labels" if row.sees == "labels" else "without labels"
+    kind = "untrained" if not row.learned else "with labels" if row.sees == "labels" else "without labels"
+    if row.start:
+        kind = f"{kind}, from {escape(row.start)}" if row.trained else f"imported from {escape(row.start)}"
     return f'<i class="swatch"></i>{escape(row.name)}<small>{kind}</small>'
 
 

@@ -23,7 +23,7 @@ class Drawn:
 
     runs: Sequence[str]
     views: Mapping[str, Any]
-    originals: np.ndarray  # uint8 (n, h, w, 3)
+    originals: Sequence[np.ndarray]  # uint8 (h, w, 3)
     drawn: Sequence[Sequence[np.ndarray]]  # per image, its views uint8 (h, w, 3)
 
 
@@ -45,22 +45,26 @@ def _drawn(study: Study, runs: Sequence[str]) -> Drawn:
     import torch
 
     from stages.views._draws import Source
+    from stages.views._operations import Pixels
 
     block = study.runs[runs[0]]
     data = study.prepared(block["dataset"])
     rows = data.pretrain[np.linspace(0, len(data.pretrain) - 1, IMAGES + 1).astype(int)[:-1]]
-    images = torch.from_numpy(data.pixels[rows])
+    pixels, extents = data.images.read(rows)
+    images = Pixels(torch.from_numpy(pixels), None if extents is None else torch.from_numpy(extents))
     make = plugins.specify("views", block["views"], f"runs.{runs[0]}.views").make
     drawn: list[list[np.ndarray]] = [[] for _ in rows]
     epoch = 0
     while len(drawn[0]) < VIEWS:
         source = Source(seed=block["seeds"][0], epoch=epoch, index=torch.from_numpy(rows))
         for view in make(images, source, block["input"]["side"]):
-            pixels = (view * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-            for tiles, tile in zip(drawn, pixels, strict=True):
+            shown = (view * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            for tiles, tile in zip(drawn, shown, strict=True):
                 tiles.append(tile)
         epoch += 1
-    return Drawn(runs, block["views"], data.pixels[rows], [tiles[:VIEWS] for tiles in drawn])
+    return Drawn(
+        runs, block["views"], [data.images.image(row) for row in rows.tolist()], [tiles[:VIEWS] for tiles in drawn]
+    )
 
 
 def draw(blocks: Sequence[Drawn]) -> str:

@@ -14,10 +14,11 @@ from torch.nn.functional import normalize
 
 from pipeline.params import Positive
 from stages.methods._method import Batch, Method, Setting
+from stages.networks.gathering import gather
 from stages.networks.heads import Projection, Projector
 from stages.networks.similarity import log_sum_exp_of_others
 
-WHOLE = 8192  # views up to which the similarity matrix is held whole: 256 MiB, and the faster way
+WHOLE = 2048  # views up to which the similarity matrix is held whole; beyond, slabs are also the faster way
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float, reduction: Literal["paper", "official"]) -> Tensor:
@@ -58,4 +59,4 @@ class SimCLR(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         a, b = self.projector(self.encoder(torch.cat(batch.views))).chunk(2)
-        return {"loss": nt_xent(a, b, self.temperature, self.reduction)}
+        return {"loss": nt_xent(gather(a), gather(b), self.temperature, self.reduction)}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from stages.methods._method import Batch, Method, Setting
+from stages.networks.gathering import gather
 from stages.networks.heads import classifier
 
 
@@ -21,6 +22,6 @@ class Supervised(Method):
         self.classifier = classifier(setting.features, setting.classes)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.classifier(self.encoder(batch.views[0]))
-        accuracy = (logits.argmax(1) == batch.labels).float().mean()
-        return {"loss": cross_entropy(logits, batch.labels), "accuracy": accuracy.detach()}
+        logits, labels = gather(self.classifier(self.encoder(batch.views[0]))), gather(batch.labels)
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return {"loss": cross_entropy(logits, labels), "accuracy": accuracy.detach()}

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from pipeline.params import Block, NonNegative, Positive, Probability
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Sgd(Block):
     """Momentum SGD; `learning_rate` is per 256 images of the batch."""
@@ -36,10 +38,22 @@ class Lars(Block):
     trust: Positive
 
 
-Optimizer = Annotated[Sgd | Lars, Field(discriminator="name")]
+class AdamW(Block):
+    """Adam with decoupled decay (Loshchilov & Hutter 2019, arXiv:1711.05101), for transformers.
+
+    `learning_rate` is per 256 images of the batch; `betas` are those of the gradient's mean and square.
+    """
+
+    name: Literal["adamw"]
+    learning_rate: Positive
+    betas: tuple[Beta, Beta]
+    weight_decay: NonNegative
 
 
-def make_optimizer(module: nn.Module, settings: Sgd | Lars) -> torch.optim.Optimizer:
+Optimizer = Annotated[Sgd | Lars | AdamW, Field(discriminator="name")]
+
+
+def make_optimizer(module: nn.Module, settings: Sgd | Lars | AdamW) -> torch.optim.Optimizer:
     """Two parameter groups: weights of two and more dimensions, and the excluded 1-D rest."""
     trained = [p for p in module.parameters() if p.requires_grad]
     weights = [p for p in trained if p.ndim > 1]
@@ -51,6 +65,8 @@ def make_optimizer(module: nn.Module, settings: Sgd | Lars) -> torch.optim.Optim
     groups = [group for group in groups if group["params"]]
     if isinstance(settings, Lars):
         return LARS(groups, momentum=settings.momentum, trust=settings.trust)
+    if isinstance(settings, AdamW):
+        return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, foreach=True)
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, foreach=True)
 
 

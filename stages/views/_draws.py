@@ -52,9 +52,10 @@ class Draws:
         """float32 (n, count) in [low, high)."""
         return self._integers(count).to(torch.float32) * 2.0**-24 * (high - low) + low
 
-    def bernoulli(self, probability: float) -> Tensor:
-        """Whether, bool (n,): true with the given probability."""
-        return self.uniform(0, 1) < probability
+    def bernoulli(self, *probability: float) -> Tensor:
+        """Whether, bool (n,): true with the given probability, one for all or one for each of the stacked views."""
+        parts = self.uniform(0, 1).chunk(len(probability))
+        return torch.cat([part < chance for part, chance in zip(parts, probability, strict=True)])
 
     def integers(self, bound: int | Tensor) -> Tensor:
         """int64 (n,) in 0 … bound - 1; a bound per image is int64 (n,) of at most 2²⁴."""
@@ -83,7 +84,7 @@ class Source:
         """The draws of one view of the n images."""
         return Draws(self.seed, self.epoch, view, self.index)
 
-    def views(self, count: int) -> Draws:
-        """The draws of `count` stacked views: image i of view v stands at v·n + i, as in `images.repeat(count, …)`."""
-        view = torch.arange(count, device=self.index.device).repeat_interleave(len(self.index))
+    def views(self, count: int, first: int) -> Draws:
+        """The draws of views first … first + count - 1, stacked: image i of the v-th stands at v·n + i."""
+        view = torch.arange(first, first + count, device=self.index.device).repeat_interleave(len(self.index))
         return Draws(self.seed, self.epoch, view, self.index.repeat(count))

@@ -1,20 +1,22 @@
-"""Random operations: the parameters are drawn here, one set per image, and handed to `_operations`.
+"""Random operations: their parameters are drawn here, a row for every view, and wait in a step for the images.
 
 Each distribution is that of torchvision's transform of the same kind. Parameters are drawn even for an operation that
 params.yaml turns off, so turning one off leaves the draws of the others as they were.
 """
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
-from torch import Tensor, full_like, where
-from torch.nn import functional
+from torch import Tensor, cat, full_like, minimum, where
 
 from pipeline.params import Block, Count, NonNegative, Positive, Probability
 from stages.views import _operations as op
 from stages.views._draws import Draws
-from stages.views._operations import Box, Factors
+from stages.views._operations import Box, Factors, Pixels
+from stages.views._steps import Step
 
 CANDIDATES = 10  # boxes tried before a central one is taken
 
@@ -68,29 +70,47 @@ class Jitter(Block):
     hue: Annotated[float, Field(ge=0, le=0.5)]
 
 
-class Blur(Block):
+class Kernel(Block):
     """Gaussian blur: `kernel` pixels wide, `sigma` [low, high] in pixels."""
 
-    probability: Probability
     kernel: Annotated[Count, AfterValidator(_odd)]
     sigma: Span
 
 
-def random_crop(images: Tensor, draws: Draws, size: int, crop: Crop | Shift, flip: float) -> Tensor:
+class Blur(Kernel):
+    """Gaussian blur, each view with the same probability."""
+
+    probability: Probability
+
+
+def random_crop(draws: Draws, images: Pixels, size: int, crop: Crop, flip: float, views: int) -> Step:
     """A random part of each image at size × size, mirrored with probability `flip`."""
-    if isinstance(crop, Shift):
-        return op.resample(op.resize(images, size), draw_shift(draws, crop, size, flip), size, "bilinear")
-    return op.resample(images, draw_box(draws, crop, images.shape[2], images.shape[3], flip), size, crop.interpolation)
+    box = draw_box(draws, crop, images.whole(views), flip)
+    return Step(partial(op.resample, size=size, interpolation=crop.interpolation), box, where=None)
 
 
-def draw_box(draws: Draws, crop: Crop, height: int, width: int, flip: float) -> Box:
-    """Boxes inside height × width: the first of ten candidates that fits, else the largest central one."""
-    area = draws.uniforms(*crop.scale, CANDIDATES).double() * (height * width)
+def whole(images: Pixels, size: int) -> Step | None:
+    """The whole image at size × size, bilinear and antialiased; nothing is drawn."""
+    if images.extents is None and images.values.shape[1:3] == (size, size):
+        return None
+    return Step(partial(op.resample, size=size, interpolation="bilinear"), images.whole(views=1), where=None)
+
+
+def random_shift(draws: Draws, size: int, shift: Shift, flip: float) -> Step:
+    """Shifted views, mirrored with probability `flip`."""
+    box = draw_shift(draws, shift, size, flip)
+    return Step(partial(op.resample, size=size, interpolation="bilinear"), box, where=None)
+
+
+def draw_box(draws: Draws, crop: Crop, whole: Box, flip: float) -> Box:
+    """Boxes inside each image, `whole`: the first of ten candidates that fits, else the largest central one."""
+    height, width = whole.height, whole.width
+    area = draws.uniforms(*crop.scale, CANDIDATES).double() * (height * width)[:, None]
     ratio = draws.uniforms(math.log(crop.ratio[0]), math.log(crop.ratio[1]), CANDIDATES).double().exp()
     central_height, central_width = _central(crop.ratio, height, width)
-    heights = functional.pad((area / ratio).sqrt().round().long(), (0, 1), value=central_height)
-    widths = functional.pad((area * ratio).sqrt().round().long(), (0, 1), value=central_width)
-    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    heights = cat([(area / ratio).sqrt().round().long(), central_height[:, None]], dim=1)
+    widths = cat([(area * ratio).sqrt().round().long(), central_width[:, None]], dim=1)
+    fits = (heights > 0) & (heights <= height[:, None]) & (widths > 0) & (widths <= width[:, None])
     chosen = fits.int().argmax(dim=1, keepdim=True)
     box_height, box_width = heights.gather(1, chosen)[:, 0], widths.gather(1, chosen)[:, 0]
     central = chosen[:, 0] == CANDIDATES
@@ -99,12 +119,10 @@ def draw_box(draws: Draws, crop: Crop, height: int, width: int, flip: float) -> 
     return Box(top, left, box_height, box_width, draws.bernoulli(flip))
 
 
-def _central(ratio: tuple[float, float], height: int, width: int) -> tuple[int, int]:
-    if width / height < ratio[0]:
-        return round(width / ratio[0]), width
-    if width / height > ratio[1]:
-        return height, round(height * ratio[1])
-    return height, width
+def _central(ratio: tuple[float, float], height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest height and width within the ratios: the longer side gives way."""
+    tallest, widest = (width.double() / ratio[0]).round(), (height.double() * ratio[1]).round()
+    return minimum(height, tallest.long()), minimum(width, widest.long())
 
 
 def draw_shift(draws: Draws, shift: Shift, size: int, flip: float) -> Box:
@@ -115,12 +133,12 @@ def draw_shift(draws: Draws, shift: Shift, size: int, flip: float) -> Box:
     return Box(top, left, whole, whole, draws.bernoulli(flip))
 
 
-def random_jitter(images: Tensor, draws: Draws, jitter: Jitter) -> Tensor:
-    """Jittered colors in a random order, each image with probability `jitter.probability`."""
+def random_jitter(draws: Draws, jitter: Jitter) -> Step | None:
+    """Jittered colors in a random order, each view with probability `jitter.probability`."""
     factors = draw_factors(draws, jitter)
     if jitter.probability == 0 or jitter.brightness == jitter.contrast == jitter.saturation == jitter.hue == 0:
-        return images
-    return op.color_jitter(images, factors._replace(hue=None) if jitter.hue == 0 else factors)
+        return None
+    return Step(op.color_jitter, factors._replace(hue=None) if jitter.hue == 0 else factors, where=None)
 
 
 def draw_factors(draws: Draws, jitter: Jitter) -> Factors:
@@ -134,31 +152,31 @@ def draw_factors(draws: Draws, jitter: Jitter) -> Factors:
     return Factors(brightness, contrast, saturation, hue, draws.permutation(4))
 
 
-def random_grayscale(images: Tensor, draws: Draws, probability: float) -> Tensor:
-    """Gray images, each with the given probability."""
+def random_grayscale(draws: Draws, probability: float) -> Step | None:
+    """Gray views, each with the given probability."""
     flags = draws.bernoulli(probability)
-    return images if probability == 0 else op.grayscale(images, flags)
+    return Step(op.grayscale, flags, where=flags) if probability else None
 
 
-def random_blur(images: Tensor, draws: Draws, blur: Blur) -> Tensor:
-    """Gaussian blur, each image with probability `blur.probability`."""
-    sigma = draw_sigma(draws, blur)
-    return images if blur.probability == 0 else op.gaussian_blur(images, blur.kernel, sigma)
+def random_blur(draws: Draws, blur: Kernel, probability: Sequence[float]) -> Step | None:
+    """Gaussian blur; the probability is one for all or one for each of the stacked views."""
+    sigma = draw_sigma(draws, blur, probability)
+    return Step(partial(op.gaussian_blur, kernel=blur.kernel), sigma, where=sigma > 0) if any(probability) else None
 
 
-def draw_sigma(draws: Draws, blur: Blur) -> Tensor:
-    """float32 (n,) in pixels; 0 for the images that are spared."""
-    spared = ~draws.bernoulli(blur.probability)
+def draw_sigma(draws: Draws, blur: Kernel, probability: Sequence[float]) -> Tensor:
+    """float32 (n,) in pixels; 0 for the views that are spared."""
+    spared = ~draws.bernoulli(*probability)
     return draws.uniform(*blur.sigma).masked_fill_(spared, 0)
 
 
-def random_rotation(images: Tensor, draws: Draws, degrees: float) -> Tensor:
-    """Each image turned by up to `degrees` either way."""
+def random_rotation(draws: Draws, degrees: float) -> Step | None:
+    """Each view turned by up to `degrees` either way."""
     angles = draws.uniform(-degrees, degrees)
-    return images if degrees == 0 else op.rotate(images, angles)
+    return Step(op.rotate, angles, where=None) if degrees else None
 
 
-def random_solarize(images: Tensor, draws: Draws, probability: float, threshold: float) -> Tensor:
-    """Solarized images, each with the given probability."""
-    flags = draws.bernoulli(probability)
-    return images if probability == 0 else op.solarize(images, flags, threshold)
+def random_solarize(draws: Draws, probability: Sequence[float], threshold: float) -> Step | None:
+    """Values from `threshold` on inverted; the probability is one for all or one for each of the stacked views."""
+    flags = draws.bernoulli(*probability)
+    return Step(partial(op.solarize, threshold=threshold), flags, where=flags) if any(probability) else None

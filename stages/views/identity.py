@@ -1,15 +1,16 @@
 """One view of each image: the image itself."""
 
-from torch import Tensor, channels_last
+from torch import Tensor
 
 from stages.views._draws import Source
-from stages.views._operations import as_floats, piecewise, resize
+from stages.views._operations import Pixels
+from stages.views._random import whole
+from stages.views._steps import render
 
 
-@piecewise
-def make_views(images: Tensor, source: Source, size: int) -> list[Tensor]:
+def make_views(images: Pixels, source: Source, size: int) -> list[Tensor]:
     """The whole image, resized; nothing is drawn.
 
-    uint8 (n, h, w, 3) → one float32 (n, 3, size, size) in [0, 1].
+    n images → one float32 (n, 3, size, size) in [0, 1].
     """
-    return [resize(as_floats(images), size).contiguous(memory_format=channels_last)]
+    return render(images, source, size, [whole(images, size)], 1)
