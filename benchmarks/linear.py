@@ -26,16 +26,17 @@ CLASSES, APART = 10, 0.002  # of accuracy
 
 
 class Case(NamedTuple):
-    """Sizes: images of a split, width of the features, penalties."""
+    """Sizes: images of a split, width of the features, penalties; how far the clusters lie apart."""
 
     train: int
     held: int
     width: int
     steps: int
+    apart: float
     target: str
 
 
-CASES = {"linear_vs_sklearn": Case(5_000, 5_000, 128, 15, "≥ 5")}
+CASES = {"linear_vs_sklearn": Case(5_000, 5_000, 128, 15, 0.2, "≥ 5")}
 
 
 class Split(NamedTuple):
@@ -49,7 +50,7 @@ def splits(case: Case) -> list[Split]:
     """Train, validation, test."""
     torch.manual_seed(0)
     scales = torch.arange(1, case.width + 1) ** -0.5
-    centers = 0.2 * torch.randn(CLASSES, case.width) * scales
+    centers = case.apart * torch.randn(CLASSES, case.width) * scales
     turn = torch.linalg.qr(torch.randn(case.width, case.width))[0]
 
     def made(count: int) -> Split:
@@ -131,7 +132,7 @@ def measured(case: Case, count: int) -> Record:
 def measure(smoke: bool) -> dict[str, Record]:
     """One path."""
     if smoke:
-        return {"linear_vs_sklearn": measured(Case(200, 500, 4, 2, ""), 2)}
+        return {"linear_vs_sklearn": measured(Case(200, 500, 4, 2, 9.0, ""), 2)}
     return {name: measured(case, 5) for name, case in CASES.items()}
 
 

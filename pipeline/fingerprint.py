@@ -21,27 +21,43 @@ class Fingerprint:
 
     params: dict[str, Any]  # "runs.simclr" → value
     files: dict[str, str]  # path → md5 of the content, or of the listing (name, size, mtime) of a folder
+    stats: dict[str, tuple[int, int] | None]  # path → size and mtime of a file: while both stay, so does the content
 
     @classmethod
     def take(cls, keys: list[str], paths: list[str]) -> "Fingerprint":
         """Of the parameters at `keys` of params.yaml and of the files and folders at `paths`."""
         values = params.read()
-        return cls({key: _lookup(values, key) for key in keys}, {path: _state(Path(path)) for path in sorted(paths)})
+        stats = {path: _stat(Path(path)) for path in paths}  # before the content: an edit in between is seen
+        files = {path: _state(Path(path)) for path in sorted(paths)}
+        return cls({key: _lookup(values, key) for key in keys}, files, stats)
 
     def changes(self) -> list[str]:
         """What differs now, a phrase each: "stages/methods/simclr.py (edited 14:03:10)"."""
         try:
-            now = Fingerprint.take(list(self.params), list(self.files))
+            values = params.read()
+            files = [path for path in self.files if self._differs(path)]
         except Exception as error:  # a half-written params.yaml is a change like any other
             return [f"params.yaml ({error})"]
         edited = _edited(Path("params.yaml"))
-        found = [f"params.yaml: {key} ({edited})" for key in self.params if now.params[key] != self.params[key]]
-        return found + [f"{path} ({_edited(Path(path))})" for path in self.files if now.files[path] != self.files[path]]
+        found = [f"params.yaml: {key} ({edited})" for key in self.params if _lookup(values, key) != self.params[key]]
+        return found + [f"{path} ({_edited(Path(path))})" for path in files]
+
+    def _differs(self, path: str) -> bool:
+        stat = _stat(Path(path))
+        return (stat is None or stat != self.stats[path]) and _state(Path(path)) != self.files[path]
 
 
 def md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _stat(path: Path) -> tuple[int, int] | None:
+    """Size and mtime of a file; None for a folder and for what is missing."""
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _state(path: Path) -> str:

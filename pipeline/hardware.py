@@ -35,11 +35,11 @@ def set_up(hardware: Hardware) -> None:
     import threadpoolctl
     import torch
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(hardware.threads)
     threadpoolctl.threadpool_limits(hardware.threads)
     torch.backends.cudnn.allow_tf32 = hardware.precision != "fp32"
-    # the debug mode sets what use_deterministic_algorithms sets, without loading the compiler (a second per stage)
+    # what use_deterministic_algorithms sets, but for the compiler's flag, and without loading it (a second per stage)
     torch.set_deterministic_debug_mode("error" if hardware.deterministic else "default")
     # writing NaN into every new tensor is an aid against bugs: it changes no result and costs a tenth of a step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -13,10 +13,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import pydantic
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from pipeline import paths
 from pipeline.errors import ParamsError
-from pipeline.sentences import NAME, BlockError, Problem, listed, missing_keys, problems, shown, unknown_key, unlike
+from pipeline.sentences import (
+    NAME,
+    BlockError,
+    Problem,
+    hinted,
+    listed,
+    missing_keys,
+    problems,
+    shown,
+    unknown_key,
+    unlike,
+)
 
 
 def _different(seeds: list[int]) -> list[int]:
@@ -57,6 +69,12 @@ class Hardware(Block):
     deterministic: bool
     ranks: Count  # processes that train one encoder together
     compile: bool
+
+    @model_validator(mode="after")
+    def _has_a_device_a_rank(self) -> "Hardware":
+        if self.device.startswith("cuda:") and self.ranks > 1:
+            raise ValueError(f"device {self.device} is one GPU for {self.ranks} ranks: write cuda")
+        return self
 
 
 def read(path: Path | str = "params.yaml") -> dict[str, Any]:
@@ -175,6 +193,8 @@ def _check_references(params: dict[str, Any]) -> None:
                 _check_head(f"{where}.head", block, params["runs"][block["run"]]["method"].get("projector"))
             if section == "runs":
                 _check_start(where, block)
+                _check_weights(f"{where}.init", block["init"], params["runs"])
+                _check_batch(f"{where}.training.batch_size", block["training"], params["hardware"]["ranks"])
             for budget in block.get("budgets", []):
                 _exists(f"{where}.budgets", budget, params["datasets"][block["dataset"]]["budgets"])
 
@@ -213,6 +233,32 @@ def _check_start(where: str, run: dict[str, Any]) -> None:
     if encoder.get("side", side := run["input"]["side"]) != side:
         text = f"the encoder takes images of side {encoder['side']}, so input.side must be that, not {side}"
         raise BlockError(Problem((), text)).at(f"{where}.input.side")
+
+
+def _check_weights(where: str, init: str, runs: dict[str, Any]) -> None:
+    """The run and the seed whose encoder a run starts from exist."""
+    weights = re.fullmatch(rf"{paths.encoder('([^/]+)')}/seed-([^/]+)/encoder\.safetensors", Path(init).as_posix())
+    if not weights:
+        return
+    run, seed = weights.groups()
+    if run not in runs:
+        text = f"there is no run {run!r}{hinted(run, runs)} The runs are {', '.join(runs)}"
+        raise BlockError(Problem((), text)).at(where)
+    if seed not in (seeds := [str(seed) for seed in runs[run]["seeds"]]):
+        text = f"the run {run!r} has no seed {seed}, only {', '.join(seeds)}"
+        raise BlockError(Problem((), text)).at(where)
+
+
+def _check_batch(where: str, training: dict[str, Any], ranks: int) -> None:
+    """Every rank gets equally many images of every piece of a batch."""
+    size, pieces = training["batch_size"], training["accumulate"]
+    parts = ranks * pieces
+    if training["epochs"] and size % parts:
+        text = (
+            f"{size} images cannot be shared among {ranks} ranks in {pieces} piece(s) (hardware.ranks, accumulate); "
+            f"the nearest that can are {max(parts, round(size / parts) * parts)}"
+        )
+        raise BlockError(Problem((), text)).at(where)
 
 
 def _exists(where: str, name: str, known: dict[str, Any]) -> None:

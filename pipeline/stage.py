@@ -32,7 +32,9 @@ from pipeline.scratch import Scratch
 CHECKPOINT_SCHEMA = 1  # raised when a checkpoint of an older version cannot be resumed
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pyarrow", "safetensors", "pillow")
 FIRST_SAY = 2.0  # seconds that rank 0 has to say what is wrong with all ranks, and to end them
-LOOK_EVERY = 5.0  # seconds between two looks at the inputs while a stage works
+LOOK_EVERY = 5.0  # seconds between two looks at the inputs while a stage works, or more:
+LOOK_COST = 50  # times what the look took, so that looking takes no more than 2 % of the time
+ALONE = "one process does the work of this stage: start it without torchrun, or set ranks to 1"
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -52,8 +54,9 @@ class Stage:
         self._inputs = inputs
         self._signal: int | None = None
         self._patient = False  # a signal is noted, and acted on at the next `check`
-        self._looked = time.monotonic()
+        self._next_look = time.monotonic() + LOOK_EVERY
         self._warned = False
+        self._joining = False  # other ranks are reading the inputs: by the next `check` they have
 
     def out(self, path: Path | str) -> Path:
         """Where to write the declared output `path`; it is put into place when the stage is done."""
@@ -69,11 +72,17 @@ class Stage:
     def device(self, *, shared: bool = False) -> Iterator[None]:
         """Hold a place on the device; meanwhile a signal waits for `check`, so that the training can save its state.
 
-        shared: `hardware.ranks` processes work together here, each with a place of its own.
+        shared: `hardware.ranks` processes work together here, each with a place of its own; InputsChanged if an input
+        is no longer that of the start, as the others read it now. Not shared: Refusal if others are there.
         """
+        if not shared and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise Refusal(ALONE)
         count = self.hardware.ranks if shared else 1
         local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
         with places(self.hardware, local), self.patience(), ranks.started(self.name, count):
+            if count > 1:
+                self._require_inputs()
+                self._joining = True
             yield
 
     @contextmanager
@@ -92,15 +101,31 @@ class Stage:
         return self._signal is not None
 
     def check(self) -> None:
-        """Raise Stopped if a signal asked for it; warn once if an input was edited. Call it after saving state."""
+        """Raise Stopped if a signal asked for it; warn once if an input was edited. Call it after saving state.
+
+        The first one after other ranks were started raises InputsChanged: they may have read what was edited.
+        """
         if self._signal is not None:
             raise Stopped(self._signal)
-        if self._warned or time.monotonic() - self._looked < LOOK_EVERY:
+        if self._joining:
+            self._joining = False
+            self._require_inputs()
+        if self._warned or (begun := time.monotonic()) < self._next_look:
             return
-        self._looked = time.monotonic()
-        if changes := self._inputs.changes():
+        changes = self._inputs.changes()
+        ended = time.monotonic()
+        self._next_look = ended + max(LOOK_EVERY, LOOK_COST * (ended - begun))
+        if changes:
             self._warned = True
             print(f"warning: edited while {self.name} runs, restore it: {'; '.join(changes)}", flush=True)
+
+    def _require_inputs(self) -> None:
+        """InputsChanged unless the inputs are those of the start."""
+        if changes := self._inputs.changes():
+            raise InputsChanged(
+                f"inputs changed while ranks were started, which may have read either version: {'; '.join(changes)}. "
+                f"`dvc repro {self.name}` starts them again"
+            )
 
     def listen(self) -> None:
         """SIGTERM and SIGINT stop the stage: at once, or where it is patient at its next `check`."""
@@ -138,7 +163,7 @@ class Follower(Stage):
     def device(self, *, shared: bool = False) -> Iterator[None]:
         """Rank 0 holds the device; Refusal where it works alone."""
         if not shared:
-            raise Refusal("one process does the work of this stage: start it without torchrun, or set ranks to 1")
+            raise Refusal(ALONE)
         yield
 
     @property

@@ -75,15 +75,15 @@ def finetune(
     """Fine-tune every cell and write accuracy, balanced accuracy and macro-F1 of each budget."""
     prepared, folder = Prepared(paths.dataset(dataset)), paths.encoder(run)
     device = torch.device(device_name(hardware))
-    store = placed(prepared.images, device)
     scores: dict[str, Any] = {}
     with stage.device():
+        store = placed(prepared.images, device)
         for budget in budgets:
             cells = cells_of(prepared, budget, folder)
             for cell in cells:
                 done = stage.scratch / f"{cell.name}.json"
                 if not done.exists():
-                    with seeded(cell.seed):
+                    with seeded(cell.seed, device):
                         model, tuned = start(folder, cell.seed, head, objective, len(prepared.classes), device)
                         images = granted(prepared, cell, store, device)
                         plan = plan_of(cell, images, training, views, model, hardware.precision)

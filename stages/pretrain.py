@@ -76,11 +76,11 @@ def pretrain(
     """Train every seed and write what it learned; the module docstring lists the files."""
     device = torch.device(device_name(hardware))
     prepared = Prepared(paths.dataset(dataset))
-    images = visible(prepared, sees, device)
     out = stage.out(paths.encoder(stage.item))
     with stage.device(shared=training.epochs > 0), joined(device):
+        images = visible(prepared, sees, device)
         for seed in seeds:
-            with seeded(seed):
+            with seeded(seed, device):
                 model, learner = build(
                     encoder, init, method, input, images, training.batch_size // training.accumulate, sees
                 )
@@ -118,7 +118,8 @@ def build(
     """The encoder as it starts, as a model, and the method that trains it."""
     device = images.labels.device
     network, features = initialized(encoder, init, view.side, device)
-    learner = method.make(network, Setting(features, len(images.labels), int(images.labels.max()) + 1, batch_size))
+    classes = int(images.labels.max()) + 1
+    learner = method.make(network, Setting(features, len(images.labels), images.rows, classes, batch_size))
     if learner.needs_labels and sees != "labels":
         raise ParamsError(f"params.yaml: the method {method.name} needs labels: set `sees: labels` in its run")
     config = _export.describe(encoder, features, view.side, view.mean, view.std)
@@ -131,15 +132,23 @@ def build(
 
 
 def compile_encoder(learner: Method, device: torch.device) -> None:
-    """Let torch.compile make the encoder's kernels, on a GPU as CUDA graphs; names of weights stay, bits may not."""
+    """Let torch.compile make the encoder's kernels for training, on a GPU as CUDA graphs; other bits may come out."""
     for layer in learner.encoder.modules():
         if isinstance(layer, SharedBatchNorm):  # messages between ranks stay outside
             layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
-    if device.type == "cuda":
+    from torch._inductor import config as inductor  # a second that only this needs
+
+    inductor.deterministic = torch.are_deterministic_algorithms_enabled()  # no kernel is chosen by its time
+    mode = "reduce-overhead" if device.type == "cuda" else None
+    if mode:
         learner.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
-        learner.encoder.compile(mode="reduce-overhead", dynamic=False)
-    else:
-        learner.encoder.compile(dynamic=False)
+    eager = learner.encoder.forward
+    compiled = torch.compile(eager, mode=mode, dynamic=False)
+
+    def forward(images: Tensor) -> Tensor:
+        return compiled(images) if learner.encoder.training else eager(images)
+
+    learner.encoder.forward = forward
 
 
 def plain(model: Model, images: Images) -> Iterator[Tensor]:
@@ -149,16 +158,23 @@ def plain(model: Model, images: Images) -> Iterator[Tensor]:
 
 
 def require_views(plan: Plan, learner: Method, images: Images, name: str) -> None:
-    """ParamsError unless the view policy gives as many views as the method compares."""
+    """ParamsError unless the view policy gives as many views as the method compares, two large ones first."""
     row, device = images.rows[:1], images.labels.device
     one = fetched(images.store, row, device)
-    given = len(plan.make_views(one, Source(seed=0, epoch=0, index=row.to(device))))
+    views = plan.make_views(one, Source(seed=0, epoch=0, index=row.to(device)))
+    given = len(views)
     taken = learner.views if isinstance(learner.views, range) else range(learner.views, learner.views + 1)
     if given not in taken:
         wanted = f"{taken[0]} to {taken[-1]}" if len(taken) > 1 else f"{taken[0]}"
         raise ParamsError(
             f"params.yaml: the views of this run make {given} view(s) of an image and the method {name} compares "
             f"{wanted}: choose views that make {wanted}"
+        )
+    if len(taken) > 1 and views[0].shape != views[1].shape:
+        first, second = (view.shape[-1] for view in views[:2])
+        raise ParamsError(
+            f"params.yaml: the first two views of this run have {first} and {second} pixels a side and the method "
+            f"{name} compares two large ones before the small ones: choose views that make two large ones"
         )
 
 

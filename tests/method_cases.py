@@ -61,15 +61,16 @@ SETTINGS: dict[str, dict[str, Any]] = {  # a tiny block of params.yaml for every
     },
 }
 UNTRAINED = {"imported", "random"}  # has no loss
-IMAGES, CLASSES = 12, 3
+ALL, IMAGES, CLASSES = 18, 12, 3
+ROWS = torch.arange(ALL).view(-1, 3)[:, 1:].flatten()  # of all, the images that a run may see: 1, 2, 4, 5 … 17
 
 
-def method(name: str, seed: int = 0) -> Method:
-    """The method `name` on a tiny network."""
+def method(name: str, seed: int = 0, **changed: object) -> Method:
+    """The method `name` on a tiny network, with some of its settings changed."""
     torch.manual_seed(seed)
     network = SmallResNet(width=4, blocks=1)
-    spec = plugins.specify("methods", {"name": name, **SETTINGS[name]}, f"runs.{name}.method")
-    learner = spec.make(network, Setting(features=16, images=IMAGES, classes=CLASSES, batch_size=IMAGES))
+    spec = plugins.specify("methods", {"name": name, **SETTINGS[name], **changed}, f"runs.{name}.method")
+    learner = spec.make(network, Setting(features=16, images=ALL, rows=ROWS, classes=CLASSES, batch_size=IMAGES))
     start_epoch(learner)
     return learner
 
@@ -92,7 +93,7 @@ def start_epoch(learner: Method, progress: float = 0.0) -> None:
         with torch.no_grad():
             rows = learner.represent(batch(1).views[0])
         learner.train()
-        return torch.arange(IMAGES), rows
+        return ROWS, rows
 
     learner.on_epoch_start(progress, represented)
 
@@ -109,7 +110,13 @@ def batch(views: int | range, seed: int = 0) -> Batch:
     )
     sides = [8] * views if isinstance(views, int) else [8, 8, 6, 6]
     noise = [torch.randn(IMAGES, 3, side, side, generator=generator) / 10 for side in sides]
-    return Batch([base[:, :, : n.shape[2], : n.shape[3]] + n for n in noise], torch.arange(IMAGES), labels)
+    return Batch([base[:, :, : n.shape[2], : n.shape[3]] + n for n in noise], ROWS.clone(), labels)
+
+
+def halves(given: Batch) -> list[Batch]:
+    """A batch in two pieces, as a training that accumulates gives it."""
+    cuts = slice(0, IMAGES // 2), slice(IMAGES // 2, IMAGES)
+    return [Batch([v[cut] for v in given.views], given.index[cut], given.labels[cut]) for cut in cuts]
 
 
 def losses(learner: nn.Module, steps: int, views: int | range) -> list[float]:

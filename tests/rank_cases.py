@@ -29,7 +29,8 @@ from stages.views._operations import Pixels
 
 Outcome = dict[str, Tensor]
 EXAMPLES = ["simclr", "supervised"]  # of what single precision keeps
-TRAINED = sorted(set(plugins.names("methods")) - UNTRAINED)
+VARIANTS: dict[str, dict[str, object]] = {"npid with drawn negatives": {"negatives": 4}}  # other ways of a method
+TRAINED = sorted({*plugins.names("methods"), *VARIANTS} - UNTRAINED)
 NORMALIZATIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "rows": (lambda: nn.BatchNorm1d(5), (8, 5)),
     "sequences": (lambda: nn.BatchNorm1d(5), (8, 5, 3)),
@@ -96,7 +97,7 @@ def normalized(name: str, dtype: torch.dtype) -> Outcome:
 
 def stepped(name: str, dtype: torch.dtype) -> Outcome:
     """Two steps of a method: losses, summed gradients of the first, everything in the state_dict at the end."""
-    learner = method(name).to(dtype).train()
+    learner = method(name.split()[0], **VARIANTS.get(name, {})).to(dtype).train()
     shared(learner)
     torch.manual_seed(0)
     found: Outcome = {}
@@ -156,7 +157,7 @@ class Host:
 
 def trained(folder: Path, *, pieces: int, norm: bool = True, stop: int | None = None) -> Outcome:
     """Weights, statistics and losses after three epochs of five steps, from the folder's checkpoint if there is one."""
-    with seeded(0):
+    with seeded(0, torch.device("cpu")):
         learner = Contrast(norm)
         shared(learner)
         pixels = torch.randint(0, 256, (40, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))

@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import operator
 import os
 import subprocess
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,26 +72,17 @@ def test_a_rate_is_units_over_seconds() -> None:
     assert 0 < nap() <= 10 / 0.05
 
 
-def allocated(mebibytes: int) -> Any:
-    """Work that fills so much memory."""
-    return lambda: bytearray(b"x") * (mebibytes * 2**20)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_that_of_the_work() -> None:
     """64 MiB more are seen as 64 MiB more, in a process of its own."""
-    assert _paired.peak(allocated, 64) == pytest.approx(64, abs=8)
+    assert _paired.peak(partial, operator.mul, b"x", 64 * 2**20) == pytest.approx(64, abs=8)
 
 
-def constant(value: float) -> _paired.Side:
-    return lambda: value + (os.getpid() != int(os.environ["TEST_PARENT"]))
-
-
-def test_a_side_elsewhere_runs_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_side_elsewhere_runs_in_another_process() -> None:
     """It is made once, asked several times, and gone when it is closed."""
-    monkeypatch.setenv("TEST_PARENT", str(os.getpid()))
-    with _paired.Elsewhere(constant, 1.0) as side:
-        assert [side(), side()] == [2.0, 2.0]
+    with _paired.Elsewhere(partial, os.getpid) as side:
+        first, second = side(), side()
+    assert first == second == side._process.pid
     assert side._process.exitcode == 0
 
 

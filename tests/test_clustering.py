@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import IMAGES, SETTINGS, batch, fixture, losses, norms, orthonormal, start_epoch
+from method_cases import ALL, IMAGES, ROWS, SETTINGS, batch, fixture, halves, losses, norms, orthonormal, start_epoch
 from method_cases import method as named
 from torch import Tensor, nn
 
@@ -13,7 +13,8 @@ from pipeline.errors import ParamsError
 from stages.datasets._storage import Packed
 from stages.methods._method import Batch, per_size
 from stages.methods.dino import DINO, centered_softmax, entropy
-from stages.methods.pcl import concentration, info_nce, proto_nce
+from stages.methods.pcl import concentration, proto_nce
+from stages.networks.contrast import info_nce
 from stages.networks.precision import unit
 from stages.networks.prototypes import cross_views, scores, sinkhorn
 from stages.pretrain import require_views
@@ -91,6 +92,65 @@ def test_too_few_or_too_many_views(name: str, count: int, wanted: str) -> None:
     with pytest.raises(ParamsError, match=f"make {count} view.* {name} compares {wanted}: choose views that"):
         require_views(plan(count), named(name), images, name)
     require_views(plan(int(wanted[0])), named(name), images, name)
+
+
+@pytest.mark.parametrize("name", [SWAV, DINO_, DEEPCLUSTER])
+def test_one_large_view_is_too_few(name: str) -> None:
+    """Refused before the training where the second view is a small one already; small ones may follow two large."""
+    pixels = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+    images = Images(Packed(pixels.numpy()), torch.tensor([-1]), torch.arange(1))
+
+    def plan(*sides: int) -> Plan:
+        views = [torch.zeros(1, 3, side, side) for side in sides]
+        return Plan("seed-0", 0, 1, None, lambda *_: views, "fp32", None, None)  # type: ignore[arg-type]
+
+    with pytest.raises(ParamsError, match=f"have 8 and 6 pixels a side .* {name} compares two large"):
+        require_views(plan(8, 6, 6), named(name), images, name)
+    require_views(plan(8, 8, 6), named(name), images, name)
+
+
+# ---- pieces of a batch
+
+MEMORY = {PCL: "queue.rows", SWAV: "queues.0.rows", DINO_: "center", DEEPCLUSTER: "bank.rows", "npid": "bank.rows"}
+
+
+@torch.no_grad()
+def embedded(learner: Any, given: Batch, name: str) -> Tensor:
+    """What a method remembers of each image of a batch."""
+    if name == DINO_:
+        return sum(learner.teacher(torch.cat(given.views[:2])).chunk(2)) / 2
+    if name == PCL:
+        return unit(learner.teacher(given.views[1]))
+    h = torch.cat(per_size(learner.encoder, given.views))
+    return unit(learner.projector(h))[: len(given.index)]
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_pieces_of_a_batch_are_remembered_together(name: str) -> None:
+    """Nothing is before the step is done; then the rows of all pieces are, in order, and they start anew."""
+    learner, twin = named(name), named(name)
+
+    def memory() -> Tensor:
+        return learner.state_dict()[MEMORY[name]].clone()
+
+    def expected(rows: Tensor, before: Tensor, step: int) -> Tensor:
+        if name == DINO_:
+            return 0.99 * before + 0.01 * rows.mean(0)
+        if name == "npid":
+            return unit(before + rows)
+        if name == DEEPCLUSTER:
+            return rows
+        return torch.cat([before[:IMAGES], rows] if step else [rows, before[IMAGES:]])  # a queue of two batches
+
+    for step in range(2):
+        before, pieces = memory(), halves(batch(learner.views, seed=step))
+        twin.load_state_dict(learner.state_dict())
+        rows = torch.cat([embedded(twin, piece, name) for piece in pieces])
+        for piece in pieces:
+            learner(piece)
+        assert torch.equal(memory(), before)
+        learner.after_step(0.5)
+        torch.testing.assert_close(memory(), expected(rows, before, step))
 
 
 # ---- SwAV
@@ -323,7 +383,7 @@ def test_clusters_begin_with_a_look_at_all_images() -> None:
     torch.testing.assert_close(learner.bank.rows, rows)
     assert [len(head.centroids) for head in learner.heads] == [3, 4]
     for head in learner.heads:
-        assert torch.equal(head.assigned, (rows @ head.centroids.T).argmax(1))
+        assert torch.equal(head.assigned[ROWS], (rows @ head.centroids.T).argmax(1))
         torch.testing.assert_close(head.centroids.norm(dim=1), torch.ones(len(head.centroids)))
 
 
@@ -335,7 +395,7 @@ def test_clusters_follow_the_bank_an_epoch_later() -> None:
     learner.on_epoch_start(0.5, lambda: pytest.fail("a second look"))
     for head, centroids in zip(learner.heads, before, strict=True):
         assert not torch.equal(head.centroids, centroids)
-        assert torch.equal(head.assigned, (learner.bank.rows @ head.centroids.T).argmax(1))
+        assert torch.equal(head.assigned[ROWS], (learner.bank.rows @ head.centroids.T).argmax(1))
     again = [head.centroids.clone() for head in learner.heads]
     learner.on_epoch_start(0.5, lambda: pytest.fail("a second look"))
     assert all(torch.equal(head.centroids, same) for head, same in zip(learner.heads, again, strict=True))
@@ -351,23 +411,17 @@ def test_the_bank_holds_the_first_view(monkeypatch: pytest.MonkeyPatch) -> None:
     learner(given)
     assert torch.equal(learner.bank.rows, before)
     learner.after_step(0.1)
-    torch.testing.assert_close(learner.bank.rows[given.index], z.detach())
+    torch.testing.assert_close(learner.bank.rows[learner.bank.places[given.index]], z.detach())
 
 
 def test_only_images_that_it_may_see_are_clustered() -> None:
-    """The others have no cluster, and their random rows in the bank move no centroid."""
+    """The others have no row in the bank and no cluster, in the first epoch and in later ones."""
     learner = named(DEEPCLUSTER)
-    for head in learner.heads:
-        head.assigned.fill_(-1)
-    rows = unit(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)))
-    index = torch.tensor([1, 4, 5, 8, 11])
-    learner.on_epoch_start(0.0, lambda: (index, rows))
-    first = [head.centroids.clone() for head in learner.heads]
-    learner.bank.rows[0] = -learner.bank.rows[0]
-    learner.on_epoch_start(0.5, lambda: pytest.fail("a second look"))
-    for head, centroids in zip(learner.heads, first, strict=True):
-        assert torch.equal(head.centroids, centroids)
-        assert (head.assigned >= 0).nonzero()[:, 0].tolist() == index.tolist()
+    for _ in range(2):
+        assert len(learner.bank.rows) == IMAGES < ALL
+        for head in learner.heads:
+            assert torch.equal((head.assigned >= 0).nonzero()[:, 0], ROWS)
+        learner.on_epoch_start(0.5, lambda: pytest.fail("a second look"))
 
 
 # ---- PCL

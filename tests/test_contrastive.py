@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import IMAGES, SETTINGS, astray, batch, fixture, method, norms, orthonormal
+from method_cases import ALL, IMAGES, ROWS, SETTINGS, astray, batch, fixture, halves, method, norms, orthonormal
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -16,8 +16,8 @@ from stages.methods import moco_v3, nnclr
 from stages.methods._method import Batch, Setting
 from stages.methods.isif import instance_softmax
 from stages.methods.macl import cosines, macl
-from stages.methods.moco import info_nce
 from stages.methods.simclr import nt_xent
+from stages.networks.contrast import info_nce
 
 # ---- SimCLR
 
@@ -137,17 +137,11 @@ def with_settings(name: str, **changed: object) -> Any:
     """The method `name` on a tiny network, with other settings."""
     torch.manual_seed(0)
     spec = plugins.specify("methods", {"name": name, **SETTINGS[name], **changed}, f"runs.{name}.method")
-    return spec.make(SmallResNet(width=4, blocks=1), Setting(16, images=IMAGES, classes=0, batch_size=IMAGES))
+    return spec.make(SmallResNet(width=4, blocks=1), Setting(16, ALL, ROWS, classes=0, batch_size=IMAGES))
 
 
 def embedded(learner: Any, view: Tensor) -> Tensor:
     return learner.projector(learner.encoder(view))
-
-
-def halves(given: Batch) -> list[Batch]:
-    """A batch in two pieces, as a training that accumulates gives it."""
-    cuts = slice(0, IMAGES // 2), slice(IMAGES // 2, IMAGES)
-    return [Batch([v[cut] for v in given.views], given.index[cut], given.labels[cut]) for cut in cuts]
 
 
 @pytest.mark.parametrize("name", ["moco", "nnclr"])
@@ -166,6 +160,18 @@ def test_pieces_of_a_batch_enter_the_queue_together(name: str) -> None:
     learner.after_step(1.0)
     assert torch.equal(learner.queue.rows[:IMAGES], torch.cat(expected))
     assert int(learner.queue.pointer) == 0
+
+
+@pytest.mark.parametrize("name", ["moco", "nnclr", "pcl"])
+def test_a_queue_shorter_than_the_batch_keeps_its_last_piece(name: str) -> None:
+    """Piece by piece, so that no two rows go to one place."""
+    learner, twin = (method(name, queue=IMAGES) for _ in range(2))
+    for seed in range(2):
+        learner(batch(2, seed))
+    twin(batch(2, seed=1))
+    for each in (learner, twin):
+        each.after_step(1.0)
+    assert torch.equal(learner.queue.rows, twin.queue.rows)  # type: ignore[union-attr,arg-type]
 
 
 @pytest.mark.parametrize("name", ["moco", "nnclr"])
@@ -331,6 +337,14 @@ def test_macl_stays_finite_where_the_positive_has_won() -> None:
     loss = macl(positives, torch.full((2, 3), -1.0), 0.01, 0.0, 0.0)
     assert loss.isfinite()
     assert torch.autograd.grad(loss, positives)[0].isfinite().all()
+
+
+def test_the_temperature_of_macl_stays_above_a_hundredth() -> None:
+    """τ₀ 0.02 where views disagree wholly would be 0.002: the loss is that of 0.01."""
+    positives, negatives = -torch.ones(2).double(), fixture()[2][:2].detach()
+    loss = macl(positives, negatives, 0.02, 0.9, 0.0).item()
+    assert loss == pytest.approx(macl(positives, negatives, 0.01, 0.0, 0.0).item(), abs=1e-12)
+    assert loss != pytest.approx(macl(positives, negatives, 0.02, 0.0, 0.0).item(), abs=1e-3)
 
 
 def test_cosines_leave_out_the_image_itself() -> None:

@@ -25,6 +25,7 @@ from pipeline import cli, graph, params, plugins, repro
 from stages import embed
 from stages.datasets._storage import Packed
 from stages.encoders import _export
+from stages.methods import simclr
 from stages.methods._method import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -391,10 +392,16 @@ def test_every_method_has_a_run_that_is_right() -> None:
         assert run["method"]["name"] == name
         spec = plugins.specify("methods", run["method"], f"runs.{name}.method")
         with torch.device("meta"):
-            learner = spec.make(torch.nn.Linear(8, 8), Setting(8, 50_000, 0, run["training"]["batch_size"]))
+            setting = Setting(8, 60_000, torch.arange(50_000), 0, run["training"]["batch_size"])
+            learner = spec.make(torch.nn.Linear(8, 8), setting)
         given = {"simclr": 2, "byol": 2, "weak": 1}.get(run["views"]["name"])
         given = given or run["views"]["large"]["views"] + run["views"]["small"]["views"]
         assert given in learner.views if isinstance(learner.views, range) else given == learner.views
+
+
+def test_the_size_from_which_similarities_come_in_slabs() -> None:
+    """What docs/methods.md says of SimCLR's memory is the number in its file."""
+    assert f"in slabs beyond {simclr.WHOLE:,} views" in (ROOT / "docs" / "methods.md").read_text()
 
 
 def extended(text: str, block: str) -> str:

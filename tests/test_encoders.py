@@ -195,6 +195,8 @@ def test_a_program_is_byte_stable(exports: dict[str, Path], tmp_path: Path) -> N
             16,
             "not make a resnet18 of {'sides': 3}",
         ),
+        ({"name": "timm", "model": "vit_tiny_patch16_224", "arguments": {}}, 32, "(32) doesn't match model (224)"),
+        ({"name": "timm", "model": "convnext_atto", "arguments": {}}, 8, "Kernel size can't be greater than actual"),
     ],
 )
 def test_what_an_encoder_cannot_take_is_a_sentence(block: dict[str, Any], side: int, says: str) -> None:

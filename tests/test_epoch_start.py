@@ -83,12 +83,12 @@ def test_all_visible_images_are_seen_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
 def test_a_resumed_epoch_keeps_what_was_found(tmp_path: Path, stop: int) -> None:
     """Stopped after any step it ends in the same bits; in mid-epoch it does not look again."""
-    with seeded(0):
+    with seeded(0, torch.device("cpu")):
         whole = trainer(tmp_path / "whole", Host())
         whole.run()
-    with seeded(0), pytest.raises(Stopped):
+    with seeded(0, torch.device("cpu")), pytest.raises(Stopped):
         trainer(tmp_path / "cut", Host(stop)).run()
-    with seeded(0):
+    with seeded(0, torch.device("cpu")):
         resumed = trainer(tmp_path / "cut", Host())
         resumed.run()
     assert same(whole.method.state_dict(), resumed.method.state_dict())

@@ -198,7 +198,7 @@ class Alike(Learner):
 
 def trained(folder: Path, images: Packed | Encoded, epochs: int = 3) -> tuple[list, dict[str, Tensor]]:
     """Curves and weights of a training on the images."""
-    with seeded(0):
+    with seeded(0, torch.device("cpu")):
         learner = Alike()
         config = {"features": 16, "input": {"side": 8, "mean": [0.5] * 3, "std": [0.25] * 3}}
         views = viewer(specify("views", VIEWS, "views"), Model(learner.network, config))

@@ -1,16 +1,16 @@
-"""The bank: a unit row for every image, by index."""
+"""What is remembered: a unit row for every image of the bank, by index, and a queue."""
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stages.networks.memory import Bank
+from stages.networks.memory import Bank, RingQueue
 
 
 def bank(momentum: float) -> Bank:
     torch.manual_seed(0)
-    return Bank(7, 4, momentum=momentum)
+    return Bank(7, torch.arange(7), 4, momentum=momentum)
 
 
 def embeddings() -> Tensor:
@@ -20,9 +20,9 @@ def embeddings() -> Tensor:
 def test_a_bank_starts_with_random_unit_rows() -> None:
     """Every row has length 1, another seed gives others, and no component has a sign that is preferred."""
     torch.manual_seed(3)
-    rows = Bank(2000, 4, momentum=0.5).rows
+    rows = Bank(2000, torch.arange(2000), 4, momentum=0.5).rows
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(2000))
-    assert not torch.equal(rows, Bank(2000, 4, momentum=0.5).rows)
+    assert not torch.equal(rows, Bank(2000, torch.arange(2000), 4, momentum=0.5).rows)
     assert (rows.mean(0).abs() < 0.05).all()
 
 
@@ -36,6 +36,22 @@ def test_the_rows_of_a_batch_move(momentum: float) -> None:
     others = [1, 3, 4, 6]
     assert torch.equal(memory.rows[others], before[others])
     torch.testing.assert_close(memory.rows.norm(dim=1), torch.ones(7))
+
+
+def test_a_bank_has_rows_for_its_images_alone() -> None:
+    """Images of the data set that are not among them have no place; the others are found by their index."""
+    memory, f, index = Bank(9, torch.tensor([1, 4, 5, 8]), 4, momentum=0.0), embeddings(), torch.tensor([8, 1, 5])
+    before = memory.rows.clone()
+    assert memory.places.tolist() == [-1, 0, -1, -1, 1, 2, -1, -1, 3]
+    memory.update(index, f)
+    torch.testing.assert_close(memory.rows[[3, 0, 2]], f)
+    assert torch.equal(memory.rows[1], before[1])
+
+
+def test_a_queue_takes_no_more_than_it_holds() -> None:
+    """Two rows of one push would go to one place, and which one stays is not defined."""
+    with pytest.raises(AssertionError):
+        RingQueue(4, 4, step=2).push(torch.eye(4).repeat(2, 1))
 
 
 def test_a_bank_is_state_without_gradient() -> None:

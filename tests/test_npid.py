@@ -4,19 +4,21 @@ import math
 
 import pytest
 import torch
-from method_cases import IMAGES, SETTINGS, batch, fixture, losses, norms, orthonormal
+from method_cases import IMAGES, ROWS, SETTINGS, batch, fixture, losses, norms, orthonormal
 from method_cases import method as named
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pipeline import plugins
+from stages.datasets._storage import Packed
 from stages.methods.npid import NPID, estimate, nce, softmax_over
 from stages.networks.precision import unit
+from stages.pretrain import Input, build
+from stages.training.loop import Images
 
 
-def method(monkeypatch: pytest.MonkeyPatch | None = None, **changes: object) -> NPID:
-    if monkeypatch:
-        monkeypatch.setitem(SETTINGS, "npid", SETTINGS["npid"] | changes)
-    found = named("npid")
+def method(**changes: object) -> NPID:
+    found = named("npid", **changes)
     assert isinstance(found, NPID)
     return found
 
@@ -109,12 +111,32 @@ def test_the_loss_is_that_of_the_one_view() -> None:
     """The projection of the view, on the sphere, against the whole bank."""
     learner, twin, given = method(), method(), batch(1)
     f = unit(twin.projector(twin.encoder(given.views[0])))
-    assert torch.equal(learner(given)["loss"], softmax_over(twin.bank.rows, f, given.index, 0.1))
+    assert torch.equal(given.index, ROWS)
+    assert torch.equal(learner(given)["loss"], softmax_over(twin.bank.rows, f, torch.arange(IMAGES), 0.1))
 
 
-def test_the_bank_moves_after_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_compared_with_those_that_the_run_may_see() -> None:
+    """The bank has a row for each of them and no other, so the loss of a random bank is the log of their number."""
+    learner = method(temperature=1000.0)
+    assert len(learner.bank.rows) == IMAGES
+    assert learner(batch(1))["loss"].item() == pytest.approx(math.log(IMAGES), abs=0.01)
+
+
+def test_a_pretraining_says_which_images_those_are() -> None:
+    """Where the run sees 5 of 9 images, the bank has the rows of these."""
+    rows = torch.tensor([0, 3, 4, 7, 8])
+    images = Images(Packed(torch.zeros(9, 8, 8, 3, dtype=torch.uint8).numpy()), torch.full((9,), -1), rows)
+    encoder = plugins.specify("encoders", {"name": "small_resnet", "width": 4, "blocks": 1}, "runs.npid.encoder")
+    spec = plugins.specify("methods", {"name": "npid", **SETTINGS["npid"]}, "runs.npid.method")
+    view = Input(side=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    _, learner = build(encoder, "stages/encoders/small_resnet.py", spec, view, images, 4, "images")
+    assert isinstance(learner, NPID)
+    assert torch.equal(learner.bank.index, rows)
+
+
+def test_the_bank_moves_after_the_step() -> None:
     """Not in forward; then the rows of the batch, by their index, half way to the embeddings before the step."""
-    learner = method(monkeypatch, momentum=0.5)
+    learner = method(momentum=0.5)
     given = batch(1)
     given.index.copy_(given.index.roll(1))
     before = learner.bank.rows.clone()
@@ -122,7 +144,7 @@ def test_the_bank_moves_after_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     learner(given)
     assert torch.equal(learner.bank.rows, before)
     learner.after_step(0.5)
-    torch.testing.assert_close(learner.bank.rows[given.index], normalize(before[given.index] + f, dim=1))
+    torch.testing.assert_close(learner.bank.rows.roll(1, 0), normalize(before.roll(1, 0) + f, dim=1))
     again = learner.bank.rows.clone()
     learner.after_step(0.6)
     assert torch.equal(learner.bank.rows, again)
@@ -133,10 +155,10 @@ def test_what_a_step_depends_on_is_in_the_state_dict() -> None:
     assert {"bank.rows", "stream", "z"} < set(method().state_dict())
 
 
-def test_negatives_are_drawn_for_each_image_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negatives_are_drawn_for_each_image_and_step() -> None:
     """They differ between images and steps, are the same for an image in another batch, and cover the bank evenly."""
-    learner = method(monkeypatch, negatives=3)
-    index = torch.arange(IMAGES)
+    learner = method(negatives=3)
+    index = ROWS
     rows = learner._drawn(index, 5000)
     assert torch.equal(learner._drawn(index[[7, 2]], 5000), rows[[7, 2]])
     assert len({tuple(row) for row in rows.tolist()}) == IMAGES
@@ -146,9 +168,9 @@ def test_negatives_are_drawn_for_each_image_and_step(monkeypatch: pytest.MonkeyP
     assert not torch.equal(learner._drawn(index, 5000), rows)
 
 
-def test_z_is_estimated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_z_is_estimated_once() -> None:
     """By the first batch: forward alone leaves it open, the first step sets it, later ones leave it."""
-    learner = method(monkeypatch, negatives=4)
+    learner = method(negatives=4)
     learner(batch(1))
     assert learner.z == 0
     learner.after_step(0.1)
@@ -158,19 +180,19 @@ def test_z_is_estimated_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(learner.z, first)
 
 
-def test_nce_compares_the_own_row_with_the_drawn_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nce_compares_the_own_row_with_the_drawn_ones() -> None:
     """The loss of the first step is the equation at the embeddings, the drawn rows and their own Z."""
-    learner, given = method(monkeypatch, negatives=4), batch(1)
+    learner, given = method(negatives=4), batch(1)
     f = unit(method().projector(method().encoder(given.views[0])))
-    rows = torch.cat([given.index[:, None], learner._drawn(given.index, 4)], dim=1)
+    rows = torch.cat([torch.arange(IMAGES)[:, None], learner._drawn(given.index, 4)], dim=1)
     similarity = torch.einsum("bd,bkd->bk", f, learner.bank.rows[rows]) / 0.1
     expected = nce(similarity, estimate(similarity, IMAGES), IMAGES)
     assert learner(given)["loss"].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_nce_trains_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nce_trains_and_resumes() -> None:
     """Its loss falls, and a fresh method that loads the state gives the same next loss."""
-    learner, fresh = method(monkeypatch, negatives=6, temperature=0.5), method()
+    learner, fresh = (method(negatives=6, temperature=0.5) for _ in range(2))
     found = losses(learner, 40, 1)
     assert sum(found[-4:]) < 0.8 * sum(found[:4])
     fresh.load_state_dict(learner.state_dict())

@@ -271,6 +271,42 @@ def test_references_exist(study: dict[str, Any], place: str, value: Any, says: s
     assert says in refused(put(study, place, value))
 
 
+@pytest.mark.parametrize(
+    ("init", "says"),
+    [
+        ("simclrs/seed-0", "there is no run 'simclrs'; did you mean 'simclr'? The runs are simclr, lars"),
+        ("byol/seed-0", "there is no run 'byol'. The runs are simclr, lars"),
+        ("simclr/seed-2", "the run 'simclr' has no seed 2, only 0, 10"),
+        ("simclr/seed-00", "the run 'simclr' has no seed 00, only 0, 10"),
+    ],
+)
+def test_weights_of_another_run_exist(study: dict[str, Any], init: str, says: str) -> None:
+    """`init` in the folder of an encoder names a run and one of its seeds; any other file is its owner's affair."""
+    study["runs"]["simclr"]["seeds"] = [0, 10]
+    for right in ("encoders/simclr/seed-10/encoder.safetensors", "encoders/byol/theirs.pth"):
+        params.check(put(study, "runs/lars/init", f"data/{right}"))
+    sentence = refused(put(study, "runs/lars/init", f"data/encoders/{init}/encoder.safetensors"))
+    assert sentence == f"params.yaml: runs.lars.init: {says}"
+
+
+def test_a_batch_is_shared_equally(study: dict[str, Any]) -> None:
+    """Ranks and pieces divide the batch of a run that trains; the refusal has the nearest batch that they do."""
+    study["hardware"]["ranks"] = 3
+    study["runs"]["lars"]["training"] |= {"epochs": 0, "batch_size": 256}
+    study["runs"]["simclr"]["training"] |= {"accumulate": 2, "batch_size": 258}
+    params.check(study)
+    says = "runs.simclr.training.batch_size: 256 images cannot be shared among 3 ranks in 2 piece(s) (hardware.ranks, "
+    sentence = refused(put(study, "runs/simclr/training/batch_size", 256))
+    assert sentence == f"params.yaml: {says}accumulate); the nearest that can are 258"
+
+
+def test_several_ranks_are_not_put_on_one_gpu(study: dict[str, Any]) -> None:
+    """`cuda:<n>` is a device for one rank."""
+    params.check(put(study, "hardware/device", "cuda:1"))
+    sentence = refused(put(study, "hardware/ranks", 2))
+    assert sentence == "params.yaml: hardware: device cuda:1 is one GPU for 2 ranks: write cuda"
+
+
 def test_a_number_may_be_one_of_a_few(study: dict[str, Any]) -> None:
     """The refusal lists them."""
     resnet = {"name": "resnet", "depth": 20, "stem": "cifar", "zero_init_residual": True}

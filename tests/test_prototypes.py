@@ -197,13 +197,13 @@ def test_more_prototypes_than_images_is_refused() -> None:
     with pytest.raises(ParamsError, match="5 prototypes for 4 images"):
         spherical_kmeans(rows, 5, iterations=1, seed=0)
     with pytest.raises(ParamsError, match="5 prototypes for 4 images"):
-        Clustering(4, 8, 5)
+        Clustering(9, 8, 5, visible=4)
 
 
 def test_a_clustering_remembers_who_belongs_where() -> None:
     """Only the images that were given: the others stay at −1; it is all in the state_dict."""
     rows, _ = bunches(3, 4)
-    clustering = Clustering(20, 8, 3)
+    clustering = Clustering(20, 8, 3, visible=12)
     assert (clustering.assigned == -1).all()
     index = torch.arange(12) + 5
     clustering.fit(index, rows, iterations=10, seed=0)
@@ -218,7 +218,7 @@ def test_a_clustering_remembers_who_belongs_where() -> None:
 def test_the_order_of_the_images_does_not_matter() -> None:
     """Centroids permuted together with what the images are called: each image keeps its centroid."""
     rows, _ = bunches(4, 6)
-    clustering, shuffled = Clustering(24, 8, 4), Clustering(24, 8, 4)
+    clustering, shuffled = Clustering(24, 8, 4, visible=24), Clustering(24, 8, 4, visible=24)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     clustering.fit(torch.arange(24), rows, iterations=10, seed=0)
     shuffled.fit(order, rows, iterations=10, seed=0)

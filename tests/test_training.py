@@ -108,9 +108,9 @@ def trainer(
 def trained(folder: Path, *stops: int, **options) -> tuple[dict[str, Tensor], list]:
     """The final weights and curves of a training stopped and resumed at the given checks of each attempt."""
     for stop in stops:
-        with seeded(0), pytest.raises(Stopped):
+        with seeded(0, torch.device("cpu")), pytest.raises(Stopped):
             trainer(folder, Host(stop), **options).run()
-    with seeded(0):
+    with seeded(0, torch.device("cpu")):
         run = trainer(folder, Host(), **options)
         curves = run.run()
     return run.method.state_dict(), curves
@@ -234,7 +234,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path, monkeypatc
     weights, curves = trained(tmp_path / "whole")
     monkeypatch.setattr(Host, "stopping", False)
     monkeypatch.setattr(Checkpoints, "due", property(lambda self: True))
-    with seeded(0), pytest.raises(Stopped):
+    with seeded(0, torch.device("cpu")), pytest.raises(Stopped):
         trainer(tmp_path / "killed", Host(11)).run()
     newest = max((tmp_path / "killed").glob("*.pt"))
     newest.unlink()
@@ -267,7 +267,7 @@ def test_a_training_killed_at_random_instants_ends_in_the_same_bits(tmp_path, mo
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys) -> None:
     """A truncated newest checkpoint is named, and the one before it gives the same end."""
     weights, _ = trained(tmp_path / "whole")
-    with seeded(0), pytest.raises(Stopped):
+    with seeded(0, torch.device("cpu")), pytest.raises(Stopped):
         trainer(tmp_path / "damaged", Host(11)).run()
     newest = max((tmp_path / "damaged").glob("*.pt"))
     newest.write_bytes(newest.read_bytes()[:-7])
@@ -280,7 +280,7 @@ def test_the_monitor_changes_no_bit(tmp_path) -> None:
     """With a look after every epoch or none the weights are the same, and the looks are logged."""
     weights, _ = trained(tmp_path / "without")
     host, images, labels = Host(), torch.rand(20, 3, 4, 4), torch.arange(20) % 2
-    with seeded(0):
+    with seeded(0, torch.device("cpu")):
         run = trainer(tmp_path / "with", host)
         encoder = run.method.net[:3]  # with its batch normalization
         run.plan = run.plan._replace(
@@ -308,16 +308,58 @@ def test_a_look_leaves_the_encoder_as_it_was() -> None:
 def test_a_passing_fault_is_replayed(tmp_path, capsys) -> None:
     """A loss that is not finite once (a hardware fault) is noted and leaves no trace in the result."""
     weights, curves = trained(tmp_path / "whole")
-    with seeded(0):
+    with seeded(0, torch.device("cpu")):
         run = trainer(tmp_path / "fault", Host(), bad=(13,))
         assert run.run() == curves
     assert same(weights, run.method.state_dict())
     assert "not finite at step" in capsys.readouterr().out
 
 
+def test_weights_that_are_lost_are_never_kept(tmp_path, monkeypatch) -> None:
+    """A fault that leaves the loss finite and the weights not is no checkpoint, so the replay starts before it."""
+    weights, curves = trained(tmp_path / "whole")
+    monkeypatch.setattr(Checkpoints, "due", property(lambda self: True))
+    with seeded(0, torch.device("cpu")):
+        run = trainer(tmp_path / "fault", Host())
+        faults = [7]
+
+        def after_step(progress: float) -> None:
+            if run.step in faults:
+                faults.remove(run.step)
+                run.method.net[1].weight.data.fill_(float("nan"))
+
+        monkeypatch.setattr(run.method, "after_step", after_step)
+        assert run.run() == curves
+    assert same(weights, run.method.state_dict())
+
+
+class Signaled(Host):
+    """Stands in for a stage that a signal reached: it stops at every check from then on."""
+
+    signaled = False
+
+    @property
+    def stopping(self) -> bool:
+        return self.signaled
+
+    def check(self) -> None:
+        if self.signaled:
+            raise Stopped(15)
+
+
+def test_a_signal_at_any_time_leaves_the_state(tmp_path) -> None:
+    """One that comes while the monitor looks is obeyed after the next step, when the state is saved."""
+    weights, _ = trained(tmp_path / "whole")
+    host = Signaled()
+    with seeded(0, torch.device("cpu")), pytest.raises(Stopped):
+        trainer(tmp_path / "stopped", host, look=lambda epoch: setattr(host, "signaled", epoch == 1) or {}).run()
+    assert max(file.stem for file in (tmp_path / "stopped").glob("*.pt")) == "000000011"
+    assert same(weights, trained(tmp_path / "stopped")[0])
+
+
 def test_a_lasting_fault_names_step_and_images(tmp_path) -> None:
     """A loss that is not finite again stops the training with the step, the images and what to try."""
-    with seeded(0), pytest.raises(TrainingError, match=r"step 13, twice.*rows\).*learning rate"):
+    with seeded(0, torch.device("cpu")), pytest.raises(TrainingError, match=r"step 13, twice.*rows\).*learning rate"):
         trainer(tmp_path, Host(), bad=(13, 28)).run()
 
 
@@ -351,33 +393,36 @@ def test_a_batch_that_has_no_equal_pieces_is_refused() -> None:
     [
         (3, 1, "step 0 with 8 images at once; 2 fit: training.accumulate 4 makes the same step in 4 pieces"),
         (2, 2, "step 0 with 4 images at once; 2 fit: training.accumulate 4 makes the same step in 4 pieces"),
-        (0, 1, "step 0 with 8 images at once, and not even one image fits"),
+        (0, 1, "step 0 with 8 images at once, and no part of them fits"),
     ],
 )
 def test_a_batch_that_memory_cannot_hold_is_refused(tmp_path, room: int, pieces: int, says: str) -> None:
     """The error says how many images fit, by trying, and how to train with them; the state is kept."""
-    with seeded(0), pytest.raises(TrainingError, match=re.escape(says)):
+    with seeded(0, torch.device("cpu")), pytest.raises(TrainingError, match=re.escape(says)):
         trainer(tmp_path, Host(), room=room, pieces=pieces).run()
     assert [file.name for file in tmp_path.glob("*.pt")] == ["000000000.pt"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_a_compiled_encoder_is_the_same_network(monkeypatch) -> None:
-    """The names of its weights stay, and what the compiler is given computes what the network does."""
+    """The names of its weights stay, what the compiler is given computes what the network does; a look goes past it."""
     given = []
 
     def backend(graph, inputs):
         given.append(graph)
         return graph
 
-    compile_module = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compile_module(self, backend=backend, **how))
-    learner = Method(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), Setting(3, 8, 0, 8))
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda what, mode, dynamic: compiler(what, backend=backend, dynamic=dynamic))
+    learner = Method(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), Setting(3, 8, torch.arange(8), 0, 8))
     names, images = list(learner.state_dict()), torch.randn(5, 4)
     expected = learner.encoder(images)
     compile_encoder(learner, torch.device("cpu"))
     torch.testing.assert_close(learner.encoder(images), expected)
-    assert given
+    assert len(given) == 1
+    learner.encoder.eval()
+    learner.encoder(images[:2])
+    assert len(given) == 1
     assert list(learner.state_dict()) == names
 
 

@@ -271,7 +271,7 @@ def built(init: str, seed: int) -> Any:
     projector = {"layers": 2, "hidden": 8, "out": 4, "norm": "all"}
     block = {"name": "simclr", "temperature": 0.5, "reduction": "paper", "projector": projector}
     view = pretrain.Input(side=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3)
-    with seeded(seed):
+    with seeded(seed, torch.device("cpu")):
         method = plugins.specify("methods", block, "runs.a.method")
         return pretrain.build(specify("vit"), init, method, view, given, 4, "images")[1]
 

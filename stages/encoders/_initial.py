@@ -36,7 +36,7 @@ def initialized(encoder: Spec, init: str, side: int, device: torch.device) -> tu
     try:
         network = encoder.make()
         features = features_of(network, side, torch.device("cpu"))
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, AssertionError, RuntimeError) as error:  # the last two: timm, torch on the size
         raise ParamsError(f"params.yaml: the encoder {encoder.name} with input.side {side}: {error}") from error
     if not init.endswith(".py"):
         left_out = load(network, Path(init))

@@ -35,6 +35,7 @@ class Setting(NamedTuple):
 
     features: int  # width of the encoder's output
     images: int  # images in the data set, the range of Batch.index
+    rows: Tensor  # int64 (m,): those that the run may see, the only values of Batch.index
     classes: int  # 0 when the method sees no labels
     batch_size: int  # images that a loss compares: those of a piece, of all ranks
 

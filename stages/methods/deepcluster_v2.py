@@ -32,7 +32,10 @@ def classification(z: Tensor, centroids: Tensor, own: Tensor, temperature: float
 
 
 class DeepClusterV2(Method):
-    """The encoder, a projector that is saved beside it, the bank, and a clustering of it for each head."""
+    """The encoder, a projector that is saved beside it, the bank, and a clustering of it for each head.
+
+    The first clusters come from a network whose batch statistics no step has updated yet.
+    """
 
     views = range(2, 17)
     projector: Projector
@@ -50,19 +53,18 @@ class DeepClusterV2(Method):
     ) -> None:
         super().__init__(encoder, setting)
         self.projector = Projector(setting.features, projector)
-        self.bank = Bank(setting.images, projector.out, momentum=0.0)
-        heads = [Clustering(setting.images, projector.out, count) for count in prototypes]
+        self.bank = Bank(setting.images, setting.rows, projector.out, momentum=0.0)
+        visible = len(setting.rows)
+        heads = [Clustering(setting.images, projector.out, count, visible=visible) for count in prototypes]
         self.heads = nn.ModuleList(heads)  # type: ignore[assignment]  # which hides what it holds
         self.temperature, self.iterations = temperature, iterations
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def on_epoch_start(self, progress: float, represented: Callable[[], tuple[Tensor, Tensor]]) -> None:
-        known = (self.heads[0].assigned >= 0).nonzero()[:, 0]
-        if not len(known):
-            known, rows = represented()
-            self.bank.update(known, rows)
+        if (self.heads[0].assigned < 0).all():
+            self.bank.update(*represented())
         for seed, head in enumerate(self.heads):
-            head.fit(known, self.bank.rows[known], iterations=self.iterations, seed=seed)
+            head.fit(self.bank.index, self.bank.rows, iterations=self.iterations, seed=seed)
 
     def represent(self, images: Tensor) -> Tensor:
         return unit(self.projector(self.encoder(images)))

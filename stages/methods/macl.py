@@ -19,16 +19,17 @@ from stages.networks.heads import Projection, Projector
 from stages.networks.precision import full_precision
 
 LEAST = 1e-6  # of 1 − P, which is 0 in float32 where the positive has won
+COLDEST = 0.01  # τ, however little views agree
 
 
 @full_precision
 def macl(positives: Tensor, negatives: Tensor, temperature: float, alpha: float, alignment: float) -> Tensor:
-    """Mean of −log P / sg(1 − P) with P = softmax([positive, negatives] / τ)₀ and τ = τ₀ (1 + α (A − A₀)).
+    """Mean of −log P / sg(1 − P), P = softmax([positive, negatives] / τ)₀, τ = τ₀ (1 + α (A − A₀)), at least 0.01.
 
     For cosines of n anchors with their positives (n,) and their negatives (n, m), −∞ where there is none. A is how far
     views agree, the mean of the positives, without gradient.
     """
-    tau = temperature * (1 + alpha * (positives.detach().mean() - alignment))
+    tau = (temperature * (1 + alpha * (positives.detach().mean() - alignment))).clamp(min=COLDEST)
     others = (negatives / tau).logsumexp(1)
     everything = torch.logaddexp(positives / tau, others)
     weight = (others - everything).exp().clamp(min=LEAST).detach().reciprocal()

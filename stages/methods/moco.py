@@ -10,25 +10,16 @@ layer, v2 of two.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from pipeline.params import Count, Positive
 from stages.methods._method import Batch, Method, Setting
+from stages.networks.contrast import info_nce
 from stages.networks.gathering import gather
 from stages.networks.heads import Projection, Projector
 from stages.networks.memory import RingQueue
-from stages.networks.precision import full_precision, unit
+from stages.networks.precision import unit
 from stages.networks.schedule import Momentum
 from stages.networks.teacher import Teacher
-
-
-@full_precision
-def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Equation 1: mean of −log exp(q·k/τ) / (exp(q·k/τ) + Σ_r exp(q·r/τ)), for q, k (n, d) and r of queue (K, d)."""
-    q, k, queue = normalize(q, dim=1), normalize(k.detach(), dim=1), normalize(queue.detach(), dim=1)
-    positives = (q * k).sum(1) / temperature
-    negatives = (q @ queue.T / temperature).logsumexp(1)
-    return (torch.logaddexp(positives, negatives) - positives).mean()
 
 
 class MoCo(Method):

@@ -64,7 +64,7 @@ class NPID(Method):
     ) -> None:
         super().__init__(encoder, setting)
         self.projector = Projector(setting.features, projector)
-        self.bank = Bank(setting.images, projector.out, momentum=momentum)
+        self.bank = Bank(setting.images, setting.rows, projector.out, momentum=momentum)
         self.temperature, self.negatives = temperature, negatives
         self.register_buffer("stream", torch.randint(2**62, ()))
         self.register_buffer("z", torch.zeros(()))
@@ -73,10 +73,11 @@ class NPID(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         f = gather(unit(self.projector(self.encoder(batch.views[0]))))
         index, z, images = gather(batch.index), self.z, len(self.bank.rows)
+        own = self.bank.places[index]
         if self.negatives == "all":
-            loss = softmax_over(self.bank.rows, f, index, self.temperature)
+            loss = softmax_over(self.bank.rows, f, own, self.temperature)
         else:
-            rows = torch.cat([index[:, None], self._drawn(index, self.negatives)], dim=1)
+            rows = torch.cat([own[:, None], self._drawn(index, self.negatives)], dim=1)
             similarity = (self.bank.rows[rows] * f[:, None]).sum(2) / self.temperature
             z = torch.where(z > 0, z, estimate(similarity, images))
             loss = nce(similarity, z, images)

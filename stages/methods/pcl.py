@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.params import Count, Positive, Probability
 from stages.methods._method import Batch, Method, Setting
+from stages.networks.contrast import info_nce
 from stages.networks.gathering import gather
 from stages.networks.heads import Projection, Projector
 from stages.networks.memory import RingQueue
@@ -25,13 +26,6 @@ from stages.networks.precision import full_precision, unit
 from stages.networks.prototypes import Clustering
 from stages.networks.schedule import Momentum
 from stages.networks.teacher import Teacher
-
-
-@full_precision
-def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Mean of −log exp(q·k/τ) / (exp(q·k/τ) + Σ_r exp(q·r/τ)) for unit rows q, k (n, d) and r of queue (r, d)."""
-    logits = torch.cat([(q * k.detach()).sum(1, keepdim=True), q @ queue.T], dim=1) / temperature
-    return cross_entropy(logits, logits.new_zeros(len(q), dtype=torch.int64))
 
 
 @full_precision
@@ -58,7 +52,10 @@ def concentration(rows: Tensor, centroids: Tensor, assigned: Tensor, temperature
 
 
 class PCL(Method):
-    """The encoder, a projector that is saved beside it, their teacher, its queue, and clusterings of the images."""
+    """The encoder, a projector that is saved beside it, their teacher, its queue, and clusterings of the images.
+
+    Without a warm-up the first clusters come from a teacher whose batch statistics no step has updated yet.
+    """
 
     projector: Projector
     clusterings: list[Clustering]
@@ -82,7 +79,8 @@ class PCL(Method):
         self.projector = Projector(setting.features, projector)
         self.teacher = Teacher(encoder, self.projector)
         self.queue = RingQueue(queue, projector.out, step=setting.batch_size)
-        clusterings = [Clustering(setting.images, projector.out, count) for count in prototypes]
+        visible = len(setting.rows)
+        clusterings = [Clustering(setting.images, projector.out, count, visible=visible) for count in prototypes]
         self.clusterings = nn.ModuleList(clusterings)  # type: ignore[assignment]  # which hides what it holds
         self.register_buffer("concentrations", torch.ones(sum(prototypes)))
         self.register_buffer("clustered", torch.zeros(()))
@@ -119,5 +117,6 @@ class PCL(Method):
 
     def after_step(self, progress: float) -> None:
         self.teacher.follow(self.encoder, self.projector, momentum=self.momentum.at(progress))
-        self.queue.push(torch.cat(self._keys))
+        for keys in self._keys:
+            self.queue.push(keys)
         self._keys.clear()

@@ -45,7 +45,7 @@ class SwAV(Method):
         projector: Projection,
     ) -> None:
         super().__init__(encoder, setting)
-        require_images(prototypes, setting.images)
+        require_images(prototypes, len(setting.rows))
         self.projector = Projector(setting.features, projector)
         self.prototypes = Prototypes(projector.out, prototypes)
         queues = [RingQueue(queue, projector.out, step=setting.batch_size) for _ in range(2) if queue]

@@ -31,26 +31,34 @@ class RingQueue(nn.Module):
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
         """Put unit rows (n, width), n at most the size, in the place of the oldest ones."""
+        assert len(rows) <= len(self.rows), "a row would be overwritten by another one of the same push"
         places = (self.pointer + torch.arange(len(rows), device=rows.device)) % len(self.rows)
         self.rows.index_copy_(0, places, rows.to(self.rows.dtype))
         self.pointer.copy_((self.pointer + len(rows)) % len(self.rows))
 
 
 class Bank(nn.Module):
-    """A unit row for each of `images` images, by index: V_i ← momentum·V_i + (1 − momentum)·f_i, back on the sphere.
+    """A unit row for each image of `index`, int64 (m,): V_i ← momentum·V_i + (1 − momentum)·f_i, back on the sphere.
 
-    Starts with random rows (NPID's official code draws them from a cube of the same mean length).
+    Starts with random rows (NPID's official code draws them from a cube of the same mean length). Of the `images` of
+    the data set, those that are not in `index` have no row.
     """
 
-    rows: Tensor  # (images, width)
+    rows: Tensor  # (m, width)
+    index: Tensor  # int64 (m,): the image of each row
+    places: Tensor  # int64 (images,): the row of each image, −1 where it has none
 
-    def __init__(self, images: int, width: int, *, momentum: float) -> None:
+    def __init__(self, images: int, index: Tensor, width: int, *, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
-        self.register_buffer("rows", normalize(torch.rand(images, width) * 2 - 1, dim=1))
+        self.register_buffer("rows", normalize(torch.rand(len(index), width) * 2 - 1, dim=1))
+        places = torch.full((images,), -1).index_copy(0, index, torch.arange(len(index)))
+        self.register_buffer("index", index.clone(), persistent=False)  # given, not learned
+        self.register_buffer("places", places, persistent=False)
 
     @torch.no_grad()
     def update(self, index: Tensor, rows: Tensor) -> None:
         """Move the rows of the images int64 (n,), all different, towards rows (n, width)."""
-        moved = torch.lerp(rows.to(self.rows.dtype), self.rows[index], self.momentum)
-        self.rows.index_copy_(0, index, normalize(moved, dim=1))
+        places = self.places[index]
+        moved = torch.lerp(rows.to(self.rows.dtype), self.rows[places], self.momentum)
+        self.rows.index_copy_(0, places, normalize(moved, dim=1))

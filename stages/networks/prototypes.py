@@ -34,14 +34,17 @@ class Prototypes(nn.Module):
 
 
 class Clustering(nn.Module):
-    """`count` unit centroids of the images, and the one that each of them belongs to, as of the last `fit`."""
+    """`count` unit centroids of the images, and the one that each of them belongs to, as of the last `fit`.
+
+    ParamsError unless the `visible` ones, those that `fit` will be given, are as many as the centroids.
+    """
 
     centroids: Tensor  # (count, width)
     assigned: Tensor  # int64 (images,): −1 for an image that was never clustered
 
-    def __init__(self, images: int, width: int, count: int) -> None:
+    def __init__(self, images: int, width: int, count: int, *, visible: int) -> None:
         super().__init__()
-        require_images(count, images)
+        require_images(count, visible)
         self.register_buffer("centroids", torch.zeros(count, width))
         self.register_buffer("assigned", torch.full((images,), -1))
 
@@ -89,8 +92,9 @@ def cross_views(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
 def spherical_kmeans(rows: Tensor, count: int, *, iterations: int, seed: int) -> tuple[Tensor, Tensor]:
     """Unit centroids (count, d) of unit rows (n, d), and the nearest of each row, int64 (n,).
 
-    scikit-learn's Lloyd on the CPU, from `count` of the rows at random; an empty cluster gets the farthest row. One
-    thread: the order in which several add up is not always the same. ParamsError for more centroids than rows.
+    scikit-learn's Lloyd on the CPU, from `count` of the rows at random: Euclidean, its means are brought to the sphere
+    at the end alone, so a cluster may end empty. One thread: the order in which several add up is not always the same.
+    ParamsError for more centroids than rows.
     """
     from sklearn.cluster import KMeans
 
@@ -107,6 +111,6 @@ def require_images(prototypes: int, images: int) -> None:
     """ParamsError unless every prototype could have an image."""
     if prototypes > images:
         raise ParamsError(
-            f"params.yaml: {prototypes} prototypes for {images} images: make it fewer than the images, so that each "
-            f"can stand for several"
+            f"params.yaml: {prototypes} prototypes for {images} images that the run may see: make it fewer than the "
+            f"images, so that each can stand for several"
         )

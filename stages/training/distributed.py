@@ -45,6 +45,13 @@ def sum_gradients(module: nn.Module) -> None:
     torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
 
+def share_buffers(module: nn.Module) -> None:
+    """Every buffer becomes rank 0's: another machine may have clustered to other bits."""
+    if ranks() > 1:
+        for buffer in module.buffers():
+            collective(dist.broadcast, buffer, src=0)
+
+
 def agreed(*flags: bool) -> list[bool]:
     """What any rank wants, all do, at the same step."""
     if ranks() == 1:

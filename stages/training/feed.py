@@ -85,10 +85,13 @@ class Feed:
         if isinstance(images, Encoded) or (isinstance(images, Packed) and device.type == "cuda"):
             self._reader = Reader(images, pinned=device.type == "cuda")
 
-    def take(self, step: int) -> Pixels:
-        """The images of a step, on the device; what a thread met while it read them is raised here."""
+    def take(self, step: int, here: Tensor | None = None) -> Pixels:
+        """The images of a step, on the device; what a thread met while it read them is raised here.
+
+        here: the rows of the step where they are on the device already, or a GPU would wait for them.
+        """
         if self._reader is None:
-            return fetched(self.images, self.rows_of(step), self.device)
+            return fetched(self.images, self.rows_of(step) if here is None else here, self.device)
         return _on(self.device, self._reader.take(step, self.rows_of))
 
     def close(self) -> None:

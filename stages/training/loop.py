@@ -26,7 +26,7 @@ from stages.methods._method import Batch, Learner
 from stages.networks.gathering import rank, ranks
 from stages.training import guards, memory
 from stages.training.checkpoints import Checkpoints
-from stages.training.distributed import agreed, handed_out, own, sum_gradients
+from stages.training.distributed import agreed, handed_out, own, share_buffers, sum_gradients
 from stages.training.feed import Feed, Store
 from stages.training.optimizers import Optimizer, make_optimizer
 from stages.training.randomness import shuffled
@@ -123,6 +123,7 @@ class Trainer:
             while self.step < self.steps:
                 if self.step % self.per_epoch == 0:
                     self.method.on_epoch_start(self.step / self.steps, self._represented)
+                    share_buffers(self.method)
                 scalars = self._advance(feed)
                 at_end = self.step % self.per_epoch == 0
                 looked = at_end or self.step % LOG_EVERY == 0 or self.step <= self._suspect
@@ -139,7 +140,8 @@ class Trainer:
                     self._close_epoch(bar)
                 if save or stop or self.step == self.steps:
                     self._save()
-                self.host.check()
+                if stop or not self.host.stopping:  # a signal since then: the next step saves first
+                    self.host.check()
                 if stop:  # rank 0 has left by now
                     raise Stopped(signal.SIGTERM)
         return self.curves
@@ -157,11 +159,11 @@ class Trainer:
     def _advance(self, feed: Feed) -> dict[str, Tensor]:
         """One optimizer step; its scalars."""
         self._set_rate()
-        pixels = feed.take(self.step)
         rows = own(self._batch(self._order_here(self.step // self.per_epoch), self.step), self.pieces)
+        pixels = feed.take(self.step, rows)
         try:
             scalars = self._update(pixels, rows)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not memory.exhausted(error):
                 raise
         else:
@@ -236,7 +238,7 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        if rank() or (self._sums and not bool(torch.isfinite(self._sums["loss"]))):
+        if rank() or not self._sound():
             return  # never keep a state that is already lost
         state = {
             "step": self.step,
@@ -250,17 +252,24 @@ class Trainer:
         self.checkpoints.save(self.step, state)
         self._kept = self.step
 
+    def _sound(self) -> bool:
+        """Whether loss and weights are finite."""
+        weights: list[Tensor] = list(self.method.parameters())
+        norms = torch.stack(torch._foreach_norm(weights)).double()
+        return bool(torch.isfinite(norms.sum() + self._sums.get("loss", 0)))
+
     def _load(self) -> bool:
         content = handed_out(None if rank() else self.checkpoints.newest())
         if content is None:
             return False
-        state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # step counts stay on the host
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"].cpu())
+        torch.set_rng_state(state["random"])
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_device"].cpu(), self.device)
-        self.step, self.curves, self._sums = state["step"], state["curves"], state["sums"]
+            torch.cuda.set_rng_state(state["random_device"], self.device)
+        self.step, self.curves = state["step"], state["curves"]
+        self._sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         self._kept = self.step
         return True
 

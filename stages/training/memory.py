@@ -18,7 +18,9 @@ def most_that_fits(attempt: Callable[[int], object], size: int) -> int:
         torch.cuda.empty_cache()
         try:
             attempt(size)
-        except RuntimeError as error:
+        except ValueError:  # one image has no batch statistics
+            return 0
+        except (RuntimeError, MemoryError) as error:
             if not exhausted(error):
                 raise
         else:
@@ -30,7 +32,7 @@ def out_of_memory(name: str, step: int, size: int, fits: int | None, pieces: int
     """The error for `size` images at once, of which `fits` do fit (None: not tried); `kept`: step of the checkpoint."""
     asked = f"{name}: memory ran out at step {step} with {size} images at once"
     if fits == 0:
-        return TrainingError(f"{asked}, and not even one image fits: choose a smaller encoder or smaller views")
+        return TrainingError(f"{asked}, and no part of them fits: choose a smaller encoder or smaller views")
     tried = "half as many may fit" if fits is None else f"{fits} fit"
     more = pieces * (2 if fits is None else -(-size // fits))
     return TrainingError(

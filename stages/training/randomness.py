@@ -21,8 +21,8 @@ def shuffled(rows: Tensor, *, seed: int, epoch: int) -> Tensor:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Global torch draws (initial weights, dropout) come from `seed` inside; the caller's stream goes on after."""
-    with torch.random.fork_rng():
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Global torch draws (initial weights, dropout) come from `seed` inside; the caller's streams go on after."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(derived("global", seed))
         yield

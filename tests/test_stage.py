@@ -1,0 +1,147 @@
+"""Claims about what a running stage is given, without a study around it.
+
+- an input is compared by size and time, and by its content where these differ
+- looking at the inputs takes a small share of the time, however long a look takes
+- several ranks work on the inputs of the start, or not at all; where one works, the others are refused
+"""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import stage, tracking
+from pipeline.errors import InputsChanged, Refusal
+from pipeline.fingerprint import Fingerprint
+from pipeline.graph import Node
+from pipeline.params import Hardware
+from pipeline.scratch import Scratch
+from pipeline.stage import Stage
+
+CODE = Path("code.py")
+NODE = Node("pretrain@a", "python", ["code.py"], {"runs.a": {}}, {}, [], {}, "")
+
+
+class Slow:
+    """Inputs that take a while to look at."""
+
+    looks = 0
+
+    def changes(self) -> list[str]:
+        self.looks += 1
+        time.sleep(0.02)
+        return []
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project of one input."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    Path("params.yaml").write_text("runs: {a: {seeds: [0]}, b: {seeds: [0]}}")
+    CODE.write_text("one")
+
+
+def taken() -> Fingerprint:
+    return Fingerprint.take(["runs.a"], ["code.py", "data"])
+
+
+def working(inputs: Fingerprint | Slow, ranks: int = 1) -> Stage:
+    """The stage pretrain@a, which watches `inputs`."""
+    hardware = Hardware(device="cpu", threads=1, precision="fp32", deterministic=True, ranks=ranks, compile=False)
+    return Stage(NODE, hardware, "toy", Scratch(NODE.name, {"key": "0"}), tracking.Run(NODE.name, None), inputs)
+
+
+def kept_times(path: Path, text: str) -> None:
+    """Another content, under the times of the old one."""
+    before = path.stat()
+    path.write_text(text)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+# ---- what counts as an edit
+
+
+def test_a_file_of_the_same_size_and_time_is_not_read() -> None:
+    """Gigabytes that nobody touched cost a look nothing."""
+    inputs = taken()
+    kept_times(CODE, "two")
+    assert inputs.changes() == []
+    kept_times(CODE, "three")
+    assert [change.split()[0] for change in inputs.changes()] == ["code.py"]
+
+
+def test_what_was_edited_and_restored_is_unchanged() -> None:
+    """A later time alone is no change, nor is a parameter of another stage; a file that comes or goes is one."""
+    inputs = taken()
+    os.utime(CODE, ns=(1, 1))
+    Path("params.yaml").write_text("runs: {a: {seeds: [0]}, b: {seeds: [1]}}")
+    assert inputs.changes() == []
+    CODE.write_text("edited")
+    Path("data").write_text("pixels")
+    assert [change.split()[0] for change in inputs.changes()] == ["code.py", "data"]
+    CODE.unlink()
+    assert "code.py (gone)" in inputs.changes()
+
+
+def test_looking_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that takes longer than the time between two is followed by a longer wait."""
+    monkeypatch.setattr(stage, "LOOK_EVERY", 0.0)
+    inputs = Slow()
+    working_stage = working(inputs)
+    for _ in range(10):
+        working_stage.check()
+    assert inputs.looks == 1
+
+
+# ---- several ranks
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of rank 0 of two, as torchrun sets it."""
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_ranks_do_not_start_on_edited_inputs(two: None) -> None:
+    """What was edited before the others were there is refused at once."""
+    working_stage = working(taken(), ranks=2)
+    CODE.write_text("edited")
+    with (
+        pytest.raises(InputsChanged, match=r"^inputs changed while ranks were started, .*: code\.py \(edited .*again$"),
+        working_stage.device(shared=True),
+    ):
+        raise AssertionError("it started")
+
+
+def test_ranks_do_not_go_on_with_inputs_edited_while_they_read(two: None) -> None:
+    """An edit before the first `check`, by which all have read, is refused; a later one is for the end."""
+    working_stage = working(taken(), ranks=2)
+    with working_stage.device(shared=True):
+        CODE.write_text("edited")
+        with pytest.raises(InputsChanged, match="while ranks were started"):
+            working_stage.check()
+    CODE.write_text("one")
+    with working_stage.device(shared=True):
+        working_stage.check()
+        CODE.write_text("edited")
+        working_stage.check()
+
+
+def test_one_process_takes_edited_inputs_to_the_end() -> None:
+    """It has read them before it took the device: nothing is refused before its work is done."""
+    working_stage = working(taken())
+    CODE.write_text("edited")
+    with working_stage.device(shared=True):
+        working_stage.check()
+
+
+def test_ranks_where_one_works_are_refused(two: None) -> None:
+    """The sentence of rank 0 is that of the others, whatever hardware.ranks is."""
+    with (
+        pytest.raises(Refusal, match="one process does the work of this stage: start it without torchrun"),
+        working(taken(), ranks=2).device(),
+    ):
+        raise AssertionError("it started")
