@@ -89,7 +89,7 @@ def measure(smoke: bool) -> dict[str, Record]:
     if smoke:
         return {"ntxent_time_4k": time_at(64, 2), "ntxent_memory_slope": memory(512, 1, plain=False)}
     return {
-        "ntxent_time_4k": time_at(4096, 7),
+        "ntxent_time_4k": time_at(4096, 5),
         "ntxent_memory_slope": memory(4096, 3, plain=False),
         "ntxent_memory_slope_plain": memory(1024, 2, plain=True),
     }

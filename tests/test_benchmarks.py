@@ -174,11 +174,12 @@ def test_knn_runs(root: Path) -> None:
 
 
 def test_the_gpu_script_runs_on_a_training_machine(root: Path) -> None:
-    """`--smoke` goes through every part where only the extra `worker` is installed."""
+    """`--smoke` goes through every part where only the extra `worker` is installed; the second call goes on."""
     hide = f"sys.modules.update(dict.fromkeys({sorted(ABSENT)}))\n"
     printed = smoked(hide + "smoke('benchmarks.gpu')", root)
     for record in ("gpu_limit_16", "gpu_epoch_16", "gpu_free_16", "gpu_step_tiny_views", "kNN on CIFAR-10"):
         assert record in printed
+    assert (printed.count("epoch 1: "), printed.count("epoch 2: ")) == (1, 1)  # in two calls
 
 
 def test_an_accuracy_is_reached_once() -> None:

@@ -183,6 +183,13 @@ def scale(features: Tensor) -> float:
     return float(features.double().var(0, correction=0).sum().sqrt())
 
 
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solve to the last digits: the solver can, and the default saves the time."""
+    monkeypatch.setattr(linear, "GAP", 1e-14)
+
+
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("penalty", [1e-1, 1e-3, 1e-5])
 def test_linear_equals_scikit_learn(penalty: float, digits: Table) -> None:
     """At C = 1 / (n λ scale²) the weights are those of LogisticRegression, and so are the predictions."""
@@ -197,6 +204,7 @@ def test_linear_equals_scikit_learn(penalty: float, digits: Table) -> None:
     assert (ours == theirs).all()
 
 
+@pytest.mark.usefixtures("exact")
 def test_every_penalty_is_solved_to_its_optimum(digits: Table) -> None:
     """The gradient of the loss as written in the docstring vanishes for the whole path, weakest penalty included."""
     features, labels = digits.examples("train")
@@ -209,6 +217,16 @@ def test_every_penalty_is_solved_to_its_optimum(digits: Table) -> None:
         loss.backward()
         assert w.grad.abs().max() < 1e-8
         assert b.grad.abs().max() < 1e-8
+
+
+def test_the_default_gap_changes_no_prediction(digits: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solved to a millionth of a nat or to the last digits: same penalty, and at most one test image differs."""
+    penalties = linear.Penalties(low=1e-8, high=0.1, steps=8)
+    default = linear.score(digits, penalties=penalties)
+    monkeypatch.setattr(linear, "GAP", 1e-14)
+    whole = linear.score(digits, penalties=penalties)
+    assert default.chosen == whole.chosen
+    assert (default.predictions["test"] != whole.predictions["test"]).sum() <= 1
 
 
 @pytest.mark.parametrize("change", ["permute", "rotate", "repeat", "pad", "enlarge", "move"])
@@ -254,6 +272,7 @@ def test_constant_features_tell_nothing(value: float) -> None:
     assert _metrics.accuracies(table.examples("test")[1], predicted)["top1"] == 0.25
 
 
+@pytest.mark.usefixtures("exact")
 def test_a_huge_penalty_leaves_the_class_frequencies() -> None:
     """The bias is not penalized: without weights the probabilities are the shares of the classes."""
     labels = torch.tensor([0] * 6 + [1] * 3 + [2])

@@ -7,6 +7,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -153,7 +154,11 @@ def family(how: str, root: Path) -> tuple[subprocess.Popen[str], list[psutil.Pro
 
 @pytest.mark.parametrize(
     ("how", "status"),
-    [("is killed", "rank 1 of 3 was killed by SIGKILL"), ("fails", "rank 2 of 3 ended with exit status 1")],
+    [
+        ("is killed", "rank 1 of 3 was killed by SIGKILL"),
+        # gloo may abort a process that leaves the others
+        ("fails", "rank 2 of 3 (ended with exit status 1|was killed by SIGABRT)"),
+    ],
 )
 def test_a_rank_that_dies_is_named_and_ends_all(tmp_path: Path, how: str, status: str) -> None:
     """Rank 0 says which rank it was, how it ended and how to go on; no process is left."""
@@ -162,7 +167,7 @@ def test_a_rank_that_dies_is_named_and_ends_all(tmp_path: Path, how: str, status
         others[0].kill()
     _, said = first.communicate(timeout=60)
     assert first.returncode == 1
-    assert f"error: {status}, so all were stopped; `dvc repro pretrain@simclr` goes on" in said
+    assert re.search(f"error: {status}, so all were stopped; `dvc repro pretrain@simclr` goes on", said)
     assert not psutil.wait_procs(others, timeout=10)[1]
 
 
