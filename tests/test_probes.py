@@ -153,6 +153,17 @@ def test_ties_are_settled_by_position() -> None:
     assert knn.predict(query, gallery, torch.tensor([2, 1, 1, 0]), classes=3, k=2, temperature=1.0).item() == 1
 
 
+@pytest.mark.parametrize("columns", [200, 640, 1000])
+@pytest.mark.parametrize("k", [1, 3])
+def test_neighbors_are_those_of_a_full_sort(columns: int, k: int) -> None:
+    """However many columns, with many equal values, in the last columns too: the k largest, the first of equals."""
+    generator = torch.Generator().manual_seed(0)
+    similarity = torch.randint(0, 400, (60, columns), generator=generator) / 400
+    similarity[:20, -3:] = 2
+    expected = similarity.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(1).values
+    assert torch.equal(knn.nearest(similarity, k)[1], expected)
+
+
 def test_knn_does_not_depend_on_the_block_of_queries(digits: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven queries at a time or all at once, the predictions are the same."""
     whole = knn.score(digits, k=20, temperature=0.07)

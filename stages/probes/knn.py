@@ -16,6 +16,7 @@ from pipeline.params import Count, Positive
 from stages.probes._table import JUDGED, Table, Verdict
 
 CELLS = 2**24  # similarities held at a time
+GROUP = 64  # columns that are passed over together where their largest value is too small
 
 
 def score(table: Table, *, k: Count, temperature: Positive) -> Verdict:
@@ -49,12 +50,26 @@ def nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Of equal values the first come in, which `torch.topk` leaves open.
     """
     k = min(k, similarity.shape[1])
-    values, columns = similarity.topk(min(k + 1, similarity.shape[1]))
+    values, columns = _largest(similarity, min(k + 1, similarity.shape[1]))
     columns = columns[:, :k]
     drawn = (values[:, k - 1 : k] == values[:, k:]).any(1)  # the next one is as near as the last
     columns[drawn] = _first(similarity[drawn], values[drawn, k - 1 : k], k)
     columns = columns.sort(1).values
     return similarity.gather(1, columns), columns
+
+
+def _largest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`similarity.topk(count)`, faster: the largest values lie in the groups of columns with the largest maxima."""
+    groups, rest = divmod(similarity.shape[1], GROUP)
+    if groups <= 2 * count:
+        return similarity.topk(count)
+    grouped = similarity[:, : groups * GROUP].unflatten(1, (groups, GROUP))
+    chosen = grouped.amax(2).topk(count, sorted=False).indices
+    columns = (chosen[:, :, None] * GROUP + torch.arange(GROUP, device=chosen.device)).flatten(1)
+    last = torch.arange(rest, device=chosen.device) + groups * GROUP
+    columns = torch.cat([columns, last.expand(len(columns), -1)], 1)
+    values, places = similarity.gather(1, columns).topk(count)
+    return values, columns.gather(1, places)
 
 
 def _first(similarity: Tensor, least: Tensor, k: int) -> Tensor:
