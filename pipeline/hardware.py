@@ -80,8 +80,6 @@ def _gpus(hardware: Hardware, ranks: int) -> list[str]:
     import torch
 
     names = [device_name(hardware)] if ranks == 1 else [f"cuda:{rank}" for rank in range(ranks)]
-    if ranks > 1 and hardware.device not in ("auto", "cuda"):
-        raise ParamsError(f"params.yaml: hardware.device {hardware.device} is one GPU for {ranks} ranks: write cuda")
     if ranks > torch.cuda.device_count():
         raise ParamsError(
             f"params.yaml: hardware.ranks is {ranks}, but torch finds {torch.cuda.device_count()} GPU(s) here: "
