@@ -6,7 +6,7 @@ import time
 
 from benchmarks._results import RESULTS
 
-CLAIMS = ("views", "training", "ntxent", "knn", "linear", "breakdown")
+CLAIMS = ("views", "training", "ntxent", "knn", "linear", "breakdown", "ingest")
 
 if __name__ == "__main__":
     (RESULTS / "cpu.json").unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from benchmarks._networks import SMALL, arguments
 from benchmarks._paired import Record, compared, cores, rounds, side
 from benchmarks._results import command
 from pipeline.hardware import set_up
-from stages.probes.linear import Penalties, fit
+from stages.probes._logistic import Penalties, fit
 
 COMMAND = f"python -m {__spec__.name}"
 CLASSES, APART = 10, 0.002  # of accuracy

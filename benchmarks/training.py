@@ -92,7 +92,7 @@ def share(training: Training) -> Record:
         ours=quartiles(costs.saved)[1],
         other=quartiles([cost + costs.interval(cost) for cost in costs.saved])[1],
         unit="s",
-        target="≤ 0.02",
+        target="≤ 0.01",
         command=COMMAND,
     )
 

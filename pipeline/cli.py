@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,9 @@ app = typer.Typer(
     help="From images to a registered, reproducible encoder.",
 )
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Images = Annotated[list[str] | None, typer.Option("--image", help="A file, or the sha256 or id of an image.")]
+Groups = Annotated[list[str] | None, typer.Option("--group", help="All images of a group, such as a patient.")]
+InDataset = Annotated[str | None, typer.Option("--dataset", help="Only the ids and groups of this data set.")]
 Targets = Annotated[list[str] | None, typer.Argument(help="Stages, such as pretrain@simclr or pretrain. Default: all.")]
 
 
@@ -31,9 +35,10 @@ def main() -> None:
     """Run the command line; an expected error is one sentence and exit code 1."""
     repro.settle({})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # reaches every `finally`
+    here = Path.cwd()
     try:
         os.chdir(paths.root())
-        app()
+        app(obj=here)
     except Refusal as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -64,13 +69,19 @@ def plan(as_json: AsJson = False) -> None:
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Say which stages are not up to date."""
+    """Say what changed in the images, and which stages are not up to date."""
     from pipeline import graph
+    from pipeline.changes import changes, words
 
     found = graph.status()
+    changed = changes(found, paths.root())
     if as_json:
-        print(json.dumps(found, indent=1))
+        data = {name: asdict(change) for name, change in changed.items()}
+        print(json.dumps({"data": data, "stages": found}, indent=1))
         return
+    print(
+        "\n".join(line for name, change in changed.items() for line in words(name, change)), end="\n" if changed else ""
+    )
     _table([(stage, _short(reasons)) for stage, reasons in found.items()])
     print(f"{len(found)} stages are not up to date" if found else "everything is up to date")
 
@@ -97,10 +108,30 @@ def run(
 
 
 @app.command()
-def use(recipe: str) -> None:
+def use(
+    context: typer.Context,
+    recipe: str,
+    path: Annotated[
+        Path | None, typer.Option(help="With the recipe folder: look at this folder, and fit the study.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the study. Default: that of the folder.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="The table of labels in the folder, CSV or parquet.")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Its column, such as patient_id, whose images share a split.")
+    ] = None,
+) -> None:
     """Make recipes/RECIPE the current study; the current one is put beside it."""
     from pipeline import recipes
 
+    if path is not None and recipe == "folder":
+        from pipeline.adopt import adopt
+
+        folder = context.obj / path
+        table = labels and next((place for place in (folder / labels, context.obj / labels) if place.is_file()), labels)
+        print("\n".join(adopt(folder, name=name, labels=table, group=group, root=paths.root())))
+        return
+    if given := [f"--{key}" for key in ("path", "name", "labels", "group") if context.params[key]]:
+        raise Refusal(f"{given[0]} belongs to `contrail use folder --path DIR`, which makes a study of your own images")
     stale = recipes.use(recipe, paths.root())
     print(f"{recipe} is the current study.")
     if stale:
@@ -128,6 +159,32 @@ def fetch(
     except OSError as error:
         raise Refusal(f"{what} could not be downloaded: {error}") from error
     print(f"{what} is in {source['path']}")
+
+
+@app.command()
+def select(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="A selection of params.yaml. Default: the only one.")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="How many images, from now on.")] = None,
+    out: Annotated[Path, typer.Option(help="The list to write, and beside it the page.")] = Path("to_label.csv"),
+) -> None:
+    """Choose the images to label next: a list to fill in, and a page that shows them."""
+    from pipeline import to_label
+
+    print("\n".join(_interruptible(lambda: to_label.select(name, n, context.obj / out, paths.root()))))
+
+
+@app.command()
+def label(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The list that was filled in.")],
+    new_class: Annotated[bool, typer.Option("--new-class", help="Take labels that no image has yet.")] = False,
+    dataset: Annotated[str | None, typer.Option(help="Where several data sets have these images.")] = None,
+) -> None:
+    """Merge a filled list into the table of labels of its data set."""
+    from pipeline import labeling
+
+    print("\n".join(labeling.label(context.obj / file, dataset, new_class, paths.root())))
 
 
 @app.command()
@@ -163,6 +220,45 @@ def rollback() -> None:
     from pipeline import registry
 
     print(f"version {registry.rollback()} is the champion again")
+
+
+@app.command()
+def trace(
+    context: typer.Context,
+    image: Images = None,
+    group: Groups = None,
+    dataset: InDataset = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which data sets hold an image, and which runs and registered versions saw it."""
+    from pipeline import params, sources, store, traced
+    from pipeline.forget import reached
+    from pipeline.trail import Trail
+
+    held = [sources.Source(name, block) for name, block in params.read()["datasets"].items()]
+    wanted = sources.asked(held, _some(context, image, group), group or [], dataset)
+    with store.opened(paths.root()) as objects, reached(paths.root()) as mlflow:
+        found = traced.facts(Trail(objects, wanted), mlflow and mlflow.MlflowClient())
+    print(json.dumps(found, indent=1) if as_json else "\n".join(traced.words(found)))
+
+
+@app.command()
+def forget(
+    context: typer.Context,
+    image: Images = None,
+    group: Groups = None,
+    dataset: InDataset = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove images from source, cache and remotes, and note it on the registered versions that saw them."""
+    from pipeline import forget as forgetting
+
+    def agreed(amounts: str) -> bool:
+        print(f"to be removed for good: {amounts}")
+        return yes or typer.confirm("go on?")
+
+    named = _some(context, image, group)
+    print("\n".join(_interruptible(lambda: list(forgetting.forget(paths.root(), named, group or [], dataset, agreed)))))
 
 
 @app.command()
@@ -210,6 +306,14 @@ def _interruptible(work: Callable[[], Any]) -> Any:
     except KeyboardInterrupt:
         print("stopped: what was finished is kept, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
+
+
+def _some(context: typer.Context, images: list[str] | None, groups: list[str] | None) -> list[str]:
+    """The images, files by their whole path; none if only groups are named."""
+    if not images and not groups:
+        raise Refusal("say which: --image with a file, a sha256 or an id, or --group")
+    files = {image: context.obj / image for image in images or []}
+    return [str(file) if file.is_file() else image for image, file in files.items()]
 
 
 def _short(reasons: list[str]) -> str:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import graph, lock, params, paths, repro, tracking
+from pipeline import graph, lock, params, paths, repro, store, tracking
 from pipeline.errors import Refusal
 
 LOW_DISK = 5.0  # GB
@@ -94,6 +94,25 @@ def runs(root: Path) -> Iterator[Finding]:
         yield Finding("mlflow", "ok", "no run is open whose process is gone")
 
 
+def pushed(root: Path) -> Iterator[Finding]:
+    """Outputs of dvc.lock that only the cache of this machine has."""
+    locked, outs = lock.read(root), {out for node in graph.read(root) for out in node.outs if not node.outs[out]}
+    oids = {oid for entry in locked.values() for out, oid in lock.hashes(entry["outs"]).items() if out in outs}
+    with store.opened(root) as objects:
+        here = objects.having(oids, "cache")
+        missing = {name: here - objects.having(here, name) for name in objects.places[1:]}
+        for name, words in objects.failed.items():
+            yield Finding("remote", "note", f"{name} cannot be reached: {words}")
+    if not missing and not objects.failed:
+        yield Finding("remote", "note", "none: what dvc.lock records is on this machine alone; `dvc remote add -d`")
+    for name, absent in missing.items():
+        if absent and name not in objects.failed:
+            words = f"{name} lacks {len(absent)} of the {len(here)} outputs that the cache holds: `dvc push -r {name}`"
+            yield Finding("remote", "note", words)
+        elif name not in objects.failed:
+            yield Finding("remote", "ok", f"{name} has every output that the cache holds")
+
+
 def disk(root: Path) -> Iterator[Finding]:
     """Free space where the project lies."""
     free = shutil.disk_usage(root).free / 1e9
@@ -123,6 +142,7 @@ LOOKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "dvc.lock": stale,
     "data": strangers,
     "mlflow": runs,
+    "remote": pushed,
     "disk": disk,
     "telemetry": telemetry,
 }

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import params, paths
 from pipeline.errors import Refusal
 
+FORGOTTEN = "forgotten"  # the tag of what saw images that were forgotten since: how many, and when
 ACCURACIES = ("linear.top1", "knn.top1")
 LEAST = {
     # Spread of the features on the unit sphere, 1 = isotropic. At 0.2 two images have a mean cosine of 0.96: nothing
@@ -35,6 +36,7 @@ def refusals(mlflow: Any, model: str, study: dict[str, Any], version: Any, champ
     if missing := [score for score in (*ACCURACIES, *LEAST) if f"val.{score}" not in tags]:
         return [f"it was not judged by {', '.join(missing)}: add it to evaluations.{tags['evaluation']}.probes"]
     gates = (
+        nothing_forgotten(tags),
         same_ground(tags, now),
         not_collapsed(tags),
         beats_untrained(study, tags),
@@ -42,6 +44,12 @@ def refusals(mlflow: Any, model: str, study: dict[str, Any], version: Any, champ
         survives_registry(mlflow, model, study, version),
     )
     return [reason for gate in gates for reason in _reasons(gate)]
+
+
+def nothing_forgotten(tags: dict[str, str]) -> Iterator[str]:
+    """It learned from no image that was forgotten since."""
+    if FORGOTTEN in tags:
+        yield f"it {tags[FORGOTTEN]}: `dvc repro` and `contrail register` make one that did not"
 
 
 def same_ground(tags: dict[str, str], now: dict[str, str]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """DVC's graph of this project: the stages, their keys, what dvc.lock records and what the next run would do.
 
-Everything here reads; stages are run by pipeline/repro.py. No other module may import DVC, and only inside functions:
-most commands never need it. A stage's *key* is the name of its entry in DVC's run-cache: the hash of its command, the
-content of its dependencies, its parameters and the paths of its outputs. Equal keys mean equal work.
+Everything here reads; stages are run by pipeline/repro.py. Only pipeline/store.py may import DVC too, and both only
+inside functions: most commands never need it. A stage's *key* is the name of its entry in DVC's run-cache: the hash of
+its command, the content of its dependencies, its parameters and the paths of its outputs. Equal keys mean equal work.
 """
 
 import hashlib
@@ -122,6 +122,23 @@ def hashes(name: str, root: Path = HERE) -> dict[str, str]:
     with _repo(root) as repo:
         stage = _saved(repo, name)
         return {dep.def_path: dep.hash_info.value for dep in stage.deps if dep not in stage.params}
+
+
+@_steadily
+def files(name: str, path: str, root: Path = HERE) -> dict[str, str]:
+    """File below the folder `path`, a dependency of a stage → its md5 now; unchanged files are not read again.
+
+    Of a dependency that is a file: that file, by its own name; of one that is missing: nothing.
+    """
+    with _repo(root) as repo:
+        stage = repo.stage.load_one("dvc.yaml", name)
+        [dep] = [dep for dep in stage.deps if dep.def_path == path]
+        if not dep.exists:
+            return {}
+        dep.save()
+        if not dep.hash_info.isdir:
+            return {Path(path).name: dep.hash_info.value}
+        return {"/".join(key): info.value for key, _, info in dep.obj}
 
 
 def producer(path: str, root: Path = HERE) -> str:

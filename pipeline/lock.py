@@ -42,6 +42,11 @@ def key(entry: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def hashes(items: list[dict[str, Any]]) -> dict[str, str]:
+    """Path → md5 of the dependencies or outputs of an entry."""
+    return {item["path"]: item["md5"] for item in items if "md5" in item}
+
+
 def differences(locked: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
     """What changed since dvc.lock, a phrase each."""
     if locked is None:

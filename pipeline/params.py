@@ -49,9 +49,9 @@ Seeds = Annotated[
 ]
 
 STRICT = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-SECTIONS = ("datasets", "runs", "evaluations", "finetunes")
+SECTIONS = ("datasets", "runs", "evaluations", "finetunes", "selections")
 WEIGHTS = (".safetensors", ".pth", ".pt")  # files that a run may start from
-SHARED = {"hardware", "study"}  # what a command may take that is not in its block
+SHARED = {"hardware", "private", "study"}  # what a command may take that is not in its block
 
 
 class Block(pydantic.BaseModel):
@@ -89,7 +89,7 @@ def read(path: Path | str = "params.yaml") -> dict[str, Any]:
     except YAMLError as error:
         raise ParamsError(_unreadable(path, error)) from None
     if not isinstance(values, dict):
-        raise ParamsError(f"{path} must be a mapping with the keys study, hardware, {', '.join(SECTIONS)}")
+        raise ParamsError(f"{path} must be a mapping with the keys study, private, hardware, {', '.join(SECTIONS)}")
     try:
         return json.loads(json.dumps(values))  # anchors become plain copies
     except (TypeError, ValueError) as error:
@@ -147,8 +147,8 @@ def check(params: dict[str, Any]) -> None:
     """The whole of params.yaml, every plug-in included; raises ParamsError at the first wrong block."""
     from pipeline import plugins
 
-    _known("", params, ("study", "hardware", *SECTIONS))
-    arguments(_study, {key: params[key] for key in ("study", "hardware")}, "")
+    _known("", params, ("study", "private", "hardware", *SECTIONS))
+    arguments(_study, {key: params[key] for key in ("study", "private", "hardware")}, "")
     for section, commands in plugins.COMMANDS.items():
         if not isinstance(params[section], dict):
             text = f"must be a mapping of named blocks, {{}} for none, not {shown(params[section])}"
@@ -178,15 +178,18 @@ def check_block(where: str, block: Any, functions: list[Callable]) -> None:
             raise error.at(where) from None
 
 
-def _study(*, study: Name, hardware: Hardware) -> None: ...
+def _study(*, study: Name, private: bool, hardware: Hardware) -> None: ...
 
 
 def _check_references(params: dict[str, Any]) -> None:
-    """What a block names elsewhere exists: its run, its data set, a projector to keep, the data set's budgets."""
+    """What a block names elsewhere exists: run, data set, a projector to keep, the data set's budgets, a teacher."""
+    from pipeline.selections import check_lists, check_selection
+    from pipeline.teachers import check_finetune
+
     for section in SECTIONS[1:]:
         for name, block in params[section].items():
             where = f"{section}.{name}"
-            for key, target in (("dataset", "datasets"), ("run", "runs")):
+            for key, target in (("dataset", "datasets"), ("run", "runs"), ("evaluation", "evaluations")):
                 if key in block:
                     _exists(f"{where}.{key}", block[key], params[target])
             if block.get("head", "h") != "h":
@@ -197,6 +200,12 @@ def _check_references(params: dict[str, Any]) -> None:
                 _check_batch(f"{where}.training.batch_size", block["training"], params["hardware"]["ranks"])
             for budget in block.get("budgets", []):
                 _exists(f"{where}.budgets", budget, params["datasets"][block["dataset"]]["budgets"])
+    for name in params["finetunes"]:
+        check_finetune(name, params)
+    for name in params["selections"]:
+        check_selection(name, params)
+    for name in params["datasets"]:
+        check_lists(name, params)
 
 
 def _check_head(where: str, finetune: dict[str, Any], projector: dict[str, Any] | None) -> None:

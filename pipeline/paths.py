@@ -23,6 +23,11 @@ def dataset(name: str) -> Path:
     return DATA / "datasets" / name
 
 
+def ingest(dataset: str) -> Path:
+    """What the next ingest of a data set need not decode again."""
+    return SCRATCH / "ingest" / dataset
+
+
 def encoder(run: str) -> Path:
     return DATA / "encoders" / run
 
@@ -45,6 +50,14 @@ def predictions(evaluation: str) -> Path:
 
 def finetunes(finetune: str) -> Path:
     return DATA / "finetunes" / f"{finetune}.json"
+
+
+def classifiers(finetune: str) -> Path:
+    return DATA / "classifiers" / finetune
+
+
+def selection(name: str) -> Path:
+    return DATA / "selections" / f"{name}.parquet"
 
 
 def receipt(stage: str) -> Path:

@@ -28,6 +28,7 @@ KINDS = {
     "methods": None,
     "probes": "score",
     "objectives": None,
+    "selectors": "select",
 }
 # section of params.yaml → the commands that read its blocks
 COMMANDS = {
@@ -35,6 +36,7 @@ COMMANDS = {
     "runs": ["pretrain"],
     "evaluations": ["embed", "evaluate"],
     "finetunes": ["finetune"],
+    "selections": ["select"],
 }
 
 
@@ -83,6 +85,18 @@ def fetcher(source: str) -> Callable[[str], None]:
             f"the source {source} has nothing to download: its images are there, or are yours to put there"
         )
     return fetch
+
+
+def remover(source: str) -> Callable[..., None]:
+    """The function `remove(ids, *, path, …)` of stages/datasets/<source>.py, which takes images away for good."""
+    load("datasets", source)
+    remove = getattr(importlib.import_module(f"stages.datasets.{source}"), "remove", None)
+    if remove is None:
+        raise ParamsError(
+            f"the images of the source {source} are published as one set: none can be taken out of it; take the data "
+            "set out of params.yaml"
+        )
+    return remove
 
 
 def command(name: str) -> Callable:

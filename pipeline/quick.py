@@ -17,6 +17,7 @@ from pipeline.repro import Result, Runner
 
 IMAGES = 200  # of each data set, or all of a smaller one
 PROTOTYPES = 20  # at most, as they may not be more than the images
+SELECTED = 20  # images of a selection, at most
 TRAINING = {"epochs": 1, "steps": 1, "batch_size": 32, "accumulate": 1}  # at most
 CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n[cache]\n    dir = cache\n"
 
@@ -49,12 +50,18 @@ def shrink(values: dict[str, Any]) -> dict[str, Any]:
     small = _small(values)
     for dataset in small["datasets"].values():
         dataset["subset"] = min(dataset.get("subset") or IMAGES, IMAGES)
+        for budget in dataset["budgets"].values():
+            if "file" in budget["select"]:  # it names images that a sliver lacks
+                budget["select"] = {"name": "per_class", "images": 1}
     for run in small["runs"].values():
         run["training"]["batch_size"] -= run["training"]["batch_size"] % values["hardware"]["ranks"]
         for name, other in small["runs"].items():  # weights of a seed that is left out
             trained = f"{paths.encoder(name)}/seed-"
             run["init"] = re.sub(rf"^{trained}[0-9]+", f"{trained}{other['seeds'][0]}", run["init"])
         run["method"] |= _fitting(run["method"], run["training"]["batch_size"])
+    for block in small["selections"].values():
+        block["seed"] = small["runs"][small["evaluations"][block["evaluation"]]["run"]]["seeds"][0]
+        block["images"] = min(block["images"], SELECTED)
     return small
 
 
@@ -89,7 +96,8 @@ def _copy(root: Path, copy: Path) -> None:
 
     for name in git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
         source, target = root / name, copy / name
-        if source.is_file() and not name.startswith(("data/", "recipes/", ".dvc/", "dvc.lock")):
+        kept = not name.startswith(("data/", "recipes/", ".dvc/", "dvc.lock")) or name.endswith("/.gitkeep")
+        if kept and source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
     (copy / ".dvc").mkdir()
@@ -98,7 +106,7 @@ def _copy(root: Path, copy: Path) -> None:
     yaml.default_flow_style = False
     yaml.dump(shrink(params.read(root / "params.yaml")), copy / "params.yaml")
     if (root / "data" / "raw").exists():
-        (copy / "data").mkdir()
+        (copy / "data").mkdir(exist_ok=True)
         (copy / "data" / "raw").symlink_to((root / "data" / "raw").resolve())
 
 

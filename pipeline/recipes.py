@@ -34,17 +34,42 @@ def use(name: str, root: Path) -> list[str]:
     recipe = _find(name, root)
     if name == current:
         raise RecipeError(f"{name} is the current study: `git checkout -- params.yaml dvc.lock` takes its changes back")
-    _refuse_unsaved(current, root)
-    before = graph.read(root)
-    for ours, theirs in FILES.items():
-        _copy(root / ours, root / "recipes" / current / theirs)
-        _copy(recipe / theirs, root / ours)
-    after = {out: in_git for node in graph.read(root) for out, in_git in node.outs.items()}
-    for out in (out for node in before for out in node.outs):
-        if after.get(out, True) and Path(out) not in FILES:  # not in the new study, or a metric of the old one
-            remove(root / out)
-    graph.checkout(root)
+    refuse_unsaved(root)
+    _swap(current, recipe, root)
     return [step.stage for step in graph.plan(root) if step.action != "nothing"]
+
+
+def begin(name: str, text: str, root: Path) -> str | None:
+    """Make the params.yaml `text` the current study, as recipes/<name>; the study that is left, None if it is the same.
+
+    RecipeError if there is such a recipe, or uncommitted changes would be overwritten.
+    """
+    current = params.read(root / "params.yaml")["study"]
+    refuse_unsaved(root)
+    recipe = root / "recipes" / name
+    if name != current and recipe.exists():
+        raise RecipeError(
+            f"recipes/{name} is there already: `contrail use {name}` makes it current; or give another --name"
+        )
+    recipe.mkdir(parents=True, exist_ok=True)
+    (recipe / "params.yaml").write_text(text)
+    if name == current:
+        _copy(recipe / "params.yaml", root / "params.yaml")
+        return None
+    _swap(current, recipe, root)
+    return current
+
+
+def refuse_unsaved(root: Path) -> None:
+    """Refuse if a swap would lose anything: what git does not have and the recipe of the same name neither."""
+    recipe = root / "recipes" / params.read(root / "params.yaml")["study"]
+    changed = git(root, "status", "--porcelain", "--", *map(str, FILES), "data", str(recipe)).splitlines()
+    saved = all(_content(root / ours) == _content(recipe / theirs) for ours, theirs in FILES.items())
+    if changed and not saved:
+        raise RecipeError(
+            f"uncommitted changes in {', '.join(line[3:] for line in changed)}: commit them, "
+            "or take them back with `git checkout -- params.yaml dvc.lock data`"
+        )
 
 
 def names(root: Path) -> list[str]:
@@ -68,6 +93,18 @@ def git(root: Path, *arguments: str) -> str:
     return process.stdout
 
 
+def _swap(current: str, recipe: Path, root: Path) -> None:
+    before = graph.read(root)
+    for ours, theirs in FILES.items():
+        _copy(root / ours, root / "recipes" / current / theirs)
+        _copy(recipe / theirs, root / ours)
+    after = {out: in_git for node in graph.read(root) for out, in_git in node.outs.items()}
+    for out in (out for node in before for out in node.outs):
+        if after.get(out, True) and Path(out) not in FILES:  # not in the new study, or a metric of the old one
+            remove(root / out)
+    graph.checkout(root)
+
+
 def _find(name: str, root: Path) -> Path:
     known = names(root)
     if name in known:
@@ -75,18 +112,6 @@ def _find(name: str, root: Path) -> Path:
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     raise RecipeError(f"there is no recipes/{name}/params.yaml{hint} The recipes are {', '.join(known) or 'none yet'}")
-
-
-def _refuse_unsaved(current: str, root: Path) -> None:
-    """Refuse if the swap would lose anything: what git does not have and the recipe of the same name neither."""
-    recipe = root / "recipes" / current
-    changed = git(root, "status", "--porcelain", "--", *map(str, FILES), "data", str(recipe)).splitlines()
-    saved = all(_content(root / ours) == _content(recipe / theirs) for ours, theirs in FILES.items())
-    if changed and not saved:
-        raise RecipeError(
-            f"uncommitted changes in {', '.join(line[3:] for line in changed)}: commit them, "
-            "or take them back with `git checkout -- params.yaml dvc.lock data`"
-        )
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline import gates, lock, params, paths, tracking
+from pipeline import gates, history, lock, params, paths, tracking
 from pipeline.errors import Refusal
 from pipeline.fingerprint import md5
 
@@ -141,6 +141,7 @@ def facts(study: dict[str, Any], name: str) -> dict[str, str]:
         "dvc.key": key,
         "dvc.out_md5": content(paths.export(name)),
         **tracking.git_tags(),
+        **history.trained(name, block["run"]),
         "protocol": _digest({score: value["protocol"] for score, value in scores.items()}),
         "validation": validation(block["dataset"]),
     }

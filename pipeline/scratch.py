@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,9 @@ class Scratch:
             else:
                 final.unlink(missing_ok=True)
             if staged.is_dir():
-                shutil.copytree(staged, final, copy_function=_link_or_copy)
+                shutil.copytree(staged, final, copy_function=link_or_copy)
             else:
-                _link_or_copy(staged, final)
+                link_or_copy(staged, final)
         (self.folder / "placed").touch()
 
     def _difference(self, identity: dict[str, Any]) -> str | None:
@@ -83,12 +83,27 @@ def sweep() -> None:
     recorded = {stage: lock.key(entry) for stage, entry in lock.read_if_whole(Path()).items()}
     for mark in paths.SCRATCH.glob("*/*/placed"):
         identity = json.loads((mark.parent / "identity.json").read_text())
-        if recorded.get(mark.parent.parent.name) == identity["key"]:
+        stage = mark.parent.parent.name
+        if recorded.get(stage) == identity["key"]:
             mark.with_name("finished").unlink(missing_ok=True)  # first, or half a folder would count as finished
             shutil.rmtree(mark.parent)
+            _share(stage)
 
 
-def _link_or_copy(source: str | Path, target: str | Path) -> None:
+def _share(stage: str) -> None:
+    """Let what the ingest of `prepare@<dataset>` keeps be the files in data/: DVC has put equal ones there."""
+    dataset = stage.removeprefix("prepare@")
+    for kept in (paths.ingest(dataset) / "last").glob("*"):
+        placed = (paths.dataset(dataset) / "images" / kept.name).resolve()
+        if placed.exists() and placed.stat().st_size == kept.stat().st_size and not placed.samefile(kept):
+            link = kept.with_name(f"{kept.name}.link")
+            with suppress(OSError):
+                os.link(placed, link)
+                link.replace(kept)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """The file `source` also at `target`: without taking room where the file system can link."""
     try:
         os.link(source, target)
     except OSError:

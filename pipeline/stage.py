@@ -27,6 +27,7 @@ from pipeline.errors import InputsChanged, MissingInput, RankLost, Refusal, Stop
 from pipeline.fingerprint import Fingerprint
 from pipeline.hardware import hardware_class, places, set_up
 from pipeline.params import Hardware
+from pipeline.private import masked
 from pipeline.scratch import Scratch
 
 CHECKPOINT_SCHEMA = 1  # raised when a checkpoint of an older version cannot be resumed
@@ -49,6 +50,7 @@ class Stage:
         self.hardware = hardware
         self.study = study
         self.scratch = scratch.state
+        self.ledger = paths.ingest(self.item)  # what later runs may take over, whatever changed
         self._outs = {str(out): scratch.outs / out for out in node.outs}
         self._run = run
         self._inputs = inputs
@@ -227,7 +229,8 @@ def execute(function: Callable[..., None], name: str) -> None:
     scratch = Scratch(name, {"key": key, "schema": CHECKPOINT_SCHEMA, **receipt})
     if scratch.fresh_because:
         print(f"starting afresh: since the unfinished run, these changed: {scratch.fresh_because}", flush=True)
-    tracker = tracking.start(stage=name, key=key, study=values["study"], params=node.params)
+    told = masked(node.params) if values["private"] else node.params
+    tracker = tracking.start(stage=name, key=key, study=values["study"], params=told)
     stage = Stage(node, hardware, values["study"], scratch, tracker, inputs)
     status = "FAILED"
     try:
@@ -280,7 +283,7 @@ def own_arguments(function: Callable, node: graph.Node) -> dict[str, Any]:
         else:
             values[steps[-1]] = value
     accepted = params.keywords(function)
-    values = {key: value for key, value in values.items() if key in accepted or key not in ("hardware", "study")}
+    values = {key: value for key, value in values.items() if key in accepted or key not in params.SHARED}
     return params.arguments(function, values, node.name)
 
 

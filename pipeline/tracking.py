@@ -250,6 +250,11 @@ def address(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/.mlflow/mlflow.db"
 
 
+def exists(root: Path) -> bool:
+    """Whether there is a store to look into: the database of the repository, or one that the environment names."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / ".mlflow" / "mlflow.db").exists()
+
+
 def read_state(spool: Path) -> dict[str, Any]:
     """How far a spool was delivered: offset (bytes), run (its MLflow id), problem (of the last attempt)."""
     state = spool.with_suffix(".state")

@@ -3,6 +3,8 @@
 data/encoders/<run>, data/datasets/<dataset>/{images, splits.parquet} → data/features/<evaluation>/
     seed-<k>.npy   float32 (n, d), row-aligned with the pixels
     pairs-<k>.npy  float32 (2, m, d), two views of the same images; pairs.npy int64 (m,) which rows they are
+    taps.json      with `taps: true`: the names of the layers from the first to the last, "pool" for the features
+    taps-<k>/<name>.npy   float32 (n, d) of each of the others, averaged over the image
 → data/exports/<evaluation>/
     model.py encoder.py config.json encoder.safetensors golden.safetensors   the first seed, self-contained
     encoder.pt2                                   its network, where encoder.py needs a package that others lack
@@ -10,13 +12,16 @@ data/encoders/<run>, data/datasets/<dataset>/{images, splits.parquet} → data/f
 python -m stages.embed simclr
 """
 
+import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from pipeline import paths
 from pipeline.errors import ParamsError
@@ -26,11 +31,12 @@ from pipeline.plugins import Spec, plugin
 from pipeline.stage import Stage
 from pipeline.stage import run as run_stage
 from stages.datasets._prepared import Prepared
-from stages.datasets._storage import Stored
+from stages.datasets._storage import Packed, Stored
 from stages.encoders import _model
 from stages.encoders._export import save_program, save_weights
 from stages.encoders._input import trimmed
 from stages.encoders._viewer import viewer
+from stages.networks.heads import Projection, Projector
 from stages.training.feed import Store, in_order, placed
 from stages.views._draws import Source
 
@@ -45,8 +51,13 @@ def embed(
     run: Name,
     dataset: Name,
     pairs: plugin("views"),  # type: ignore[valid-type]  # the annotation is made from the folder
+    taps: bool,
+    private: bool,
 ) -> None:
-    """Features of all images and of paired views, for every seed of the run."""
+    """Features of all images and of paired views, for every seed of the run.
+
+    taps: what every layer gives is kept too; private: none of the images is exported.
+    """
     device = torch.device(device_name(hardware))
     prepared = Prepared(paths.dataset(dataset))
     store = placed(prepared.images, device)
@@ -56,10 +67,15 @@ def embed(
     np.save(out / "pairs.npy", rows)
     for seed in seeds(folder):
         model = _model.load(folder, f"seed-{seed}/encoder.safetensors").to(device)
-        np.save(out / f"seed-{seed}.npy", features(model, store))
+        with tapped(model.encoder.taps() if taps else {}) as found:  # type: ignore[operator]  # nn.Module hides it
+            given = features(model, store)
+        np.save(out / f"seed-{seed}.npy", given)
+        if taps:
+            save_taps(out, seed, found, projected(folder, seed, given))
         np.save(out / f"pairs-{seed}.npy", paired(model, store, rows, pairs))
         stage.check()
-    export(folder, seeds(folder)[0], prepared.images, stage.out(paths.export(stage.item)))
+    shown = noise(prepared.images) if private else prepared.images
+    export(folder, seeds(folder)[0], shown, stage.out(paths.export(stage.item)))
 
 
 def seeds(folder: Path) -> list[int]:
@@ -71,6 +87,51 @@ def features(model: _model.Model, images: Store) -> np.ndarray:
     """float32 (n, d) of n images, a chunk at a time."""
     parts = in_order(images, torch.arange(len(images)), _model.CHUNK, model.mean.device)
     return np.concatenate([model(trimmed(part)).cpu().numpy() for part in parts])
+
+
+@contextmanager
+def tapped(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
+    """While it is open: what each of the layers gives, by name, a tensor (n, d) every time that it runs."""
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda layer, given, output: found[name].append(averaged(output.float()).cpu())
+
+    handles = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def averaged(output: Tensor) -> Tensor:
+    """(n, d) of what a layer gives: the mean over the image of (n, d, h, w), over the tokens of (n, tokens, d)."""
+    return output.mean(dim=(2, 3)) if output.ndim == 4 else output.mean(dim=1) if output.ndim == 3 else output
+
+
+def projected(folder: Path, seed: int, features: np.ndarray) -> dict[str, Tensor]:
+    """What every layer of the run's projector makes of features (n, d), "projector.1" first; none without one."""
+    projection = json.loads((folder / "config.json").read_text()).get("projector")
+    if projection is None:
+        return {}
+    projector = Projector(features.shape[1], Projection(**projection)).eval()
+    projector.load_state_dict(load_file(folder / f"seed-{seed}" / "projector.safetensors"))
+    found, z = {}, torch.from_numpy(features)
+    with torch.inference_mode():
+        for place, layer in enumerate(projector.layers, 1):
+            found[f"projector.{place}"] = z = layer(z)
+    return found
+
+
+def save_taps(out: Path, seed: int, encoder: dict[str, list[Tensor]], projector: dict[str, Tensor]) -> None:
+    """taps.json and the folder of one seed; what the encoder gives at last is in the features already."""
+    folder = out / f"taps-{seed}"
+    folder.mkdir()
+    layers = {name: torch.cat(parts) for name, parts in encoder.items()} | projector
+    for name, found in layers.items():
+        np.save(folder / f"{name}.npy", found.numpy())
+    (out / "taps.json").write_text(json.dumps([*encoder, "pool", *projector]) + "\n")
 
 
 def paired(model: _model.Model, images: Store, rows: np.ndarray, pairs: Spec) -> np.ndarray:
@@ -89,6 +150,11 @@ def paired(model: _model.Model, images: Store, rows: np.ndarray, pairs: Spec) ->
                 )
             parts.append(torch.stack([model.encoder(view).float() for view in views]).cpu())
     return torch.cat(parts, dim=1).numpy()
+
+
+def noise(images: Stored) -> Packed:
+    """As many images as an export shows itself, as large as these, and nothing in them."""
+    return Packed(np.random.default_rng(0).integers(0, 256, (GOLDEN, *images.canvas, 3), np.uint8))
 
 
 def export(folder: Path, seed: int, images: Stored, out: Path) -> None:

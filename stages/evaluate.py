@@ -1,7 +1,7 @@
 """Stage `evaluate`: what the frozen features are worth, by every probe of the evaluation.
 
-    data/features/<evaluation>/seed-<s>.npy, pairs-<s>.npy, pairs.npy
-    data/datasets/<dataset>/images/index.parquet, labels.parquet, splits.parquet
+    data/features/<evaluation>/seed-<s>.npy, pairs-<s>.npy, pairs.npy, taps.json, taps-<s>/<name>.npy
+    data/datasets/<dataset>/labels.parquet, splits.parquet, budgets/
         → data/scores/<evaluation>.json           per score: mean, std over seeds, values; test with a 95 % interval
         → data/predictions/<evaluation>.parquet   probe, seed, id, split, label, predicted
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from pydantic import BeforeValidator, InstanceOf, ValidationInfo
+from torch import Tensor
 
 from pipeline import paths
 from pipeline.errors import MissingInput, Refusal
@@ -75,22 +76,38 @@ def read(features: Path, dataset: Path) -> dict[int, Table]:
     seeds = sorted(int(path.stem.removeprefix("seed-")) for path in features.glob("seed-*.npy"))
     if not seeds:
         raise MissingInput(f"{features} holds no features: run `dvc repro embed@{features.name}`")
-    shared = {
+    shared: dict[str, Any] = {
         "labels": torch.from_numpy(prepared.labels),
         "rows": {key: torch.from_numpy(prepared.rows(split)) for key, split in SPLITS.items()},
         "classes": prepared.classes,
         "ids": prepared.ids,
-        # images that are equal pixel for pixel are one draw of the bootstrap
-        "groups": pq.read_table(dataset / "images" / "index.parquet", columns=["sha256"])["sha256"].to_numpy(),
+        "groups": prepared.groups,
         "pair_rows": torch.from_numpy(np.load(features / "pairs.npy")),
+        "budgets": {
+            budget: [torch.from_numpy(prepared.budget(budget, int(seed))) for seed in sorted(draws, key=int)]
+            for budget, draws in prepared.budget_summary.items()
+        },
     }
     return {
         seed: Table(
             features=torch.from_numpy(np.load(features / f"seed-{seed}.npy")),
             pairs=torch.from_numpy(np.load(features / f"pairs-{seed}.npy")),
+            taps=read_taps(features, seed),
             **shared,
         )
         for seed in seeds
+    }
+
+
+def read_taps(features: Path, seed: int) -> dict[str, Tensor]:
+    """What every layer gives, by name, if `embed` kept it; "pool" is the features."""
+    kept = features / "taps.json"
+    names = json.loads(kept.read_text()) if kept.exists() else []
+    return {
+        name: torch.from_numpy(
+            np.load(features / (f"seed-{seed}.npy" if name == "pool" else f"taps-{seed}/{name}.npy"))
+        )
+        for name in names
     }
 
 
@@ -117,11 +134,9 @@ def _scores(tables: Mapping[int, Table], verdicts: dict[int, Verdict]) -> dict[s
         | {"protocol": protocol, "labels_used": used}
         for metric in first.values.get("test", {})
     }
-    if first.predictions:
-        predicted = {
-            split: (table.examples(split)[1], torch.stack([verdict.predictions[split] for verdict in every]))
-            for split in JUDGED
-        }
+    if first.predictions or first.draws:
+        said = [verdict.draws or {split: p[None] for split, p in verdict.predictions.items()} for verdict in every]
+        predicted = {split: (table.examples(split)[1], torch.cat([each[split] for each in said])) for split in JUDGED}
         scores |= summarize(predicted, protocol, used, table.groups[table.labelled("test").numpy()])
     if first.chosen:
         chosen = {name: [verdict.chosen[name] for verdict in every] for name in first.chosen}

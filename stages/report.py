@@ -25,7 +25,9 @@ from stages.figures import (
     accuracy_against_labels,
     confusion,
     curves,
+    data,
     feature_map,
+    layers,
     neighbors,
     receipts,
     results_table,
@@ -33,21 +35,44 @@ from stages.figures import (
 )
 from stages.figures._study import Study
 
-FIGURES = (results_table, accuracy_against_labels, curves, feature_map, neighbors, confusion, views, receipts)
-
-FOLDERS = ("datasets", "encoders", "features", "exports", "predictions", "scores", "finetunes", "receipts")
+FIGURES = (
+    results_table,
+    accuracy_against_labels,
+    layers,
+    curves,
+    feature_map,
+    neighbors,
+    confusion,
+    views,
+    data,
+    receipts,
+)
+FOLDERS = (
+    "datasets",
+    "encoders",
+    "features",
+    "exports",
+    "predictions",
+    "scores",
+    "finetunes",
+    "classifiers",
+    "selections",
+    "receipts",
+)
 
 
 def report(
     stage: Stage,
     *,
+    private: bool,
     datasets: dict[str, dict[str, Any]],
     runs: dict[str, dict[str, Any]],
     evaluations: dict[str, dict[str, Any]],
     finetunes: dict[str, dict[str, Any]],
+    selections: dict[str, dict[str, Any]],
 ) -> None:
     """Write the page and the tables; Refusal for strangers in data/, MissingInput for a stage that has not run."""
-    study = Study(stage.study, datasets, runs, evaluations, finetunes)
+    study = Study(stage.study, private, datasets, runs, evaluations, finetunes, selections)
     refuse_strangers(study)
     results = {row: json.loads(json.dumps(scores, sort_keys=True)) for row, scores in study.results.items()}
     stage.out(paths.REPORT / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -73,6 +98,8 @@ def refuse_strangers(study: Study) -> None:
             for path in (paths.features, paths.export, paths.predictions, paths.scores)
         ),
         *map(paths.finetunes, study.finetunes),
+        *map(paths.selection, study.selections),
+        *map(paths.classifiers, study.finetunes),
         *map(paths.receipt, [*study.stages, "report"]),
     }
     found = {path for folder in FOLDERS for path in (paths.DATA / folder).glob("*")}

@@ -19,6 +19,7 @@ SIMCLR_VIEWS = {
     "blur": {"probability": 0.0, "kernel": 3, "sigma": [0.1, 2.0]},
 }
 WEAK_VIEWS = {"name": "weak", "crop": {"padding": 1}, "flip": 0.0, "rotation": 0.0}
+QUALITY = {"bad": 0.01, "near": None, "leaks": "report"}
 ROWS = ("simclr", "supervised", "random", "pixels")
 
 
@@ -38,10 +39,12 @@ def make_params() -> dict:
     }
     budgets = {"1pct": {"seeds": [0, 1, 2]}, "10pct": {"seeds": [0, 1, 2]}}
     return {
-        "datasets": {"digits": {"pretrain_on": ["train"], "budgets": budgets}},
+        "private": False,
+        "datasets": {"digits": {"pretrain_on": ["train"], "quality": QUALITY, "budgets": budgets}},
         "runs": runs,
         "evaluations": {name: {"run": name, "dataset": "digits"} for name in ROWS},
         "finetunes": {name: {"run": name, "dataset": "digits"} for name in ROWS[:3]},
+        "selections": {},
     }
 
 
@@ -69,7 +72,7 @@ def write_dataset(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.
     np.save(folder / "images" / "pixels.npy", gray)
     write_table(folder / "images" / "index.parquet", id=ids, sha256=ids)
     write_table(folder / "labels.parquet", id=ids, label=labels, name=labels.astype(str))
-    write_table(folder / "splits.parquet", id=ids, split=splits)
+    write_table(folder / "splits.parquet", id=ids, split=splits, group=ids)
     write_table(folder / "pretrain" / "images.parquet", id=ids[train], row=train)
     write_table(folder / "pretrain" / "labels.parquet", id=ids[train], row=train, label=labels[train])
     grant = {"labels_used": 10, "per_class": {}, "shortfall": {}}
@@ -77,7 +80,42 @@ def write_dataset(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.
         name: {str(s): grant | {"labels_used": n} for s in range(3)} for name, n in (("1pct", 10), ("10pct", 110))
     }
     write_json(folder / "budgets" / "summary.json", summary)
+    write_findings(folder, ids, splits)
     return gray, labels, splits
+
+
+def write_findings(folder: Path, ids: np.ndarray, splits: np.ndarray) -> None:
+    """What prepare says about the files: two left out, one copy in test, one near copy."""
+    train, test = (np.flatnonzero(splits == split) for split in ("train", "test"))
+    size = {"least": 8, "median": 8, "most": 8}
+    near = {"ids": ids[train[:2]].tolist(), "splits": ["train", "train"], "distance": 3}
+    leak = {"ids": [ids[test[0]], ids[train[0]]], "splits": ["test", "train"], "distance": None}
+    summary = {
+        "files": len(ids) + 2,
+        "images": len(ids),
+        "quarantined": {"empty": 1, "truncated": 1},
+        "treatments": {"gray": len(ids)},
+        "bytes": {"files": 250_000, "images": 192 * len(ids)},
+        "heights": size,
+        "widths": size,
+        "shapes": [{"height": 8, "width": 8, "images": len(ids)}],
+        "colors": {
+            "images": len(ids),
+            "mean": [77.9] * 3,
+            "std": [95.9] * 3,
+            "brightness": [0, 0, 3, 90, 170, 120, *[2] * 10],
+        },
+        "duplicates": {
+            "equal": {"groups": 1, "images": 2, "largest": 2},
+            "near": {"groups": 1, "images": 2, "largest": 2},
+            "contradictions": 0,
+            "examples": [near],
+        },
+        "leaks": {"test": 1, "equal": 1, "others": 1, "examples": [leak]},
+    }
+    write_json(folder / "summary.json", summary)
+    lines = ("file,kind,reason", "bad/<0>.png,empty,no bytes", "bad/1.png,truncated,it ends early")
+    (folder / "quarantine.csv").write_text("".join(f"{line}\n" for line in lines))
 
 
 def write_features(row: str, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -91,6 +129,7 @@ def write_features(row: str, pixels: np.ndarray, labels: np.ndarray) -> np.ndarr
     folder.mkdir(parents=True)
     for seed in range(3):
         np.save(folder / f"seed-{seed}.npy", features.astype(np.float32))
+    write_json(folder / "taps.json", ["stem", "pool"])
     return features
 
 
@@ -123,6 +162,9 @@ def write_scores(row: str, accuracy: float, place: int, seeds: int, labels: int)
     }
     for score, value in (("alignment", 0.3 + place), ("uniformity", -2.6 + place / 4), ("rankme", 31.4 - 5 * place)):
         scores[f"geometry.{score}"] = entry(value, 0, "On unit features of validation or test images.", seeds)
+    for tap, loss in (("stem", 0.1), ("pool", 0.0)):
+        protocol = "On every layer: logistic regression, L2 chosen on validation."
+        scores[f"layers.{tap}.top1"] = entry(round(accuracy + 0.005 - loss, 4), labels, protocol, seeds)
     scores["linear.top1"]["chosen"] = {"penalty": [0.01, 0.1, 0.1][:seeds]}
     write_json(Path("data/scores") / f"{row}.json", scores)
 

@@ -163,6 +163,7 @@ def test_every_claim_runs(root: Path) -> None:
         "ntxent_memory_slope",
         "linear_vs_sklearn",
         "step_tiny_rest",
+        "ingest_vs_pillow",
     ):
         assert record in printed
 
@@ -171,6 +172,19 @@ def test_every_claim_runs(root: Path) -> None:
 def test_knn_runs(root: Path) -> None:
     """Beside faiss, with equal neighbors."""
     assert "knn_vs_faiss: " in smoked("smoke('benchmarks.knn')", root)
+
+
+@pytest.mark.service
+def test_growth_runs(root: Path) -> None:
+    """A thousand images from tar files through prepare, and an epoch of them."""
+    assert '"said": "1,000 PNG images of 16×16' in smoked("smoke('benchmarks.growth')", root)
+
+
+def test_methods_run(root: Path) -> None:
+    """Those of the recipe, in turn, each beside simclr."""
+    printed = smoked("smoke('benchmarks.methods')", root)
+    assert "method_simclr: 1 (1 … 1)" in printed
+    assert "method_macl: " in printed
 
 
 def test_the_gpu_script_runs_on_a_training_machine(root: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.recipes import RecipeError
 
 VERBS = {
     *("check", "plan", "status", "run", "use", "fetch", "sync", "register", "promote", "rollback"),
-    *("doctor", "deploy", "ui", "where"),
+    *("select", "label", "trace", "forget", "doctor", "deploy", "ui", "where"),
 }
 
 
@@ -94,7 +94,7 @@ def test_plan_and_status_for_scripts(project, monkeypatch):
     steps = json.loads(CliRunner().invoke(cli.app, ["plan", "--json"]).stdout)
     assert [(step["stage"], step["action"]) for step in steps] == [(name, "run") for name in STAGES]
     status = json.loads(CliRunner().invoke(cli.app, ["status", "--json"]).stdout)
-    assert set(status) == set(STAGES)
+    assert (set(status["stages"]), status["data"]) == (set(STAGES), {})
 
 
 def test_plan_for_people(project, monkeypatch):
@@ -161,7 +161,10 @@ def test_shrink_keeps_the_shape_of_a_study():
     """Few images, one seed, one epoch, a small batch that ranks can share and a queue holds; all else stays."""
     study = {
         "hardware": {"ranks": 3},
-        "datasets": {"d": {"subset": None, "budgets": {"1pct": {"seeds": [3, 4]}}}, "e": {"subset": 50}},
+        "datasets": {
+            "d": {"subset": None, "budgets": {"1pct": {"select": {"name": "official", "file": "x"}, "seeds": [3, 4]}}},
+            "e": {"subset": 50, "budgets": {}},
+        },
         "runs": {
             "a": {
                 "method": {"temperature": 0.1, "queue": 100, "prototypes": [3000, 10]},
@@ -170,11 +173,16 @@ def test_shrink_keeps_the_shape_of_a_study():
                 "seeds": [0, 1],
             }
         },
-        "evaluations": {"a": {"probes": {"linear": {"steps": 13}}}},
+        "evaluations": {"a": {"run": "a", "probes": {"linear": {"steps": 13}}}},
         "finetunes": {"a": {"training": {"steps": 200, "batch_size": 16}}},
+        "selections": {"next": {"evaluation": "a", "seed": 1, "images": 200}},
     }
     small = quick.shrink(study)
-    assert small["datasets"] == {"d": {"subset": 200, "budgets": {"1pct": {"seeds": [3]}}}, "e": {"subset": 50}}
+    listed = {"select": {"name": "per_class", "images": 1}, "seeds": [3]}
+    assert small["datasets"] == {
+        "d": {"subset": 200, "budgets": {"1pct": listed}},
+        "e": {"subset": 50, "budgets": {}},
+    }
     assert small["runs"]["a"] == {
         "method": {"temperature": 0.1, "queue": 90, "prototypes": [20, 10]},
         "init": "data/encoders/a/seed-0/encoder.safetensors",
@@ -183,6 +191,7 @@ def test_shrink_keeps_the_shape_of_a_study():
     }
     assert small["evaluations"] == study["evaluations"]
     assert small["finetunes"]["a"]["training"] == {"steps": 1, "batch_size": 16}
+    assert small["selections"] == {"next": {"evaluation": "a", "seed": 0, "images": 20}}
     assert study["datasets"]["d"]["subset"] is None
 
 

@@ -188,7 +188,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nodes(study: Path) -> list[graph.Node]:
-    return graph.read(study)
+    """The stages of the default study and of a selection, of which it has none."""
+    values = params.read(study / "params.yaml")
+    block = {"evaluation": "simclr", "dataset": STUDY, "seed": 0, "images": 9, "select": {"name": "usl"}}
+    folder = study / "with-selection"
+    shutil.copytree(study / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+    shutil.copyfile(study / "dvc.yaml", folder / "dvc.yaml")
+    (folder / "params.yaml").write_text(json.dumps(values | {"selections": {"next": block}}))
+    return graph.read(folder)
 
 
 def tree() -> list[str]:
@@ -373,20 +380,23 @@ def test_the_exported_folder_is_used_as_shown(tmp_path: Path) -> None:
     assert f"float32 (2, {features})" in code
 
 
-def test_a_folder_of_images_is_a_data_set_as_shown() -> None:
-    """The block of README.md, over that of the recipe, is one that `prepare` takes."""
-    [text] = fences(README, "yaml", "Your own images")
-    [(name, own)] = YAML(typ="safe").load(text)["datasets"].items()
-    [recipe] = params.read(ROOT / "recipes" / "cifar10-quick" / "params.yaml")["datasets"].values()
-    params.check_block(f"datasets.{name}", recipe | own, [plugins.command("prepare")])
+def test_a_folder_of_images_is_a_source_as_shown() -> None:
+    """The block of docs/data.md, in the recipe for folders, is one that `prepare` takes."""
+    [text, *_] = fences(ROOT / "docs" / "data.md", "yaml", "Folders")
+    [block] = params.read(ROOT / "recipes" / "folder" / "params.yaml")["datasets"].values()
+    params.check_block("datasets.birds", block | YAML(typ="safe").load(text), [plugins.command("prepare")])
 
 
 def test_every_method_has_a_run_that_is_right() -> None:
-    """With the recipe for CIFAR-10 the runs of docs/methods.md are a study; each can be built, and none is missing."""
+    """With the recipe for CIFAR-10 docs/methods.md is a study: its runs can be built, and no plug-in is missing."""
     study = params.read(ROOT / "recipes" / "cifar10-quick" / "params.yaml")
     text = "".join(re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "methods.md").read_text(), re.S | re.M))
-    study["runs"] |= json.loads(json.dumps(YAML(typ="safe").load(text)["runs"]))
+    blocks = json.loads(json.dumps(YAML(typ="safe").load(text)))
+    study["runs"] |= blocks["runs"]
+    study["finetunes"] |= blocks["finetunes"]
     params.check(study)
+    for name in set(plugins.names("objectives")) - {"supervised"}:
+        assert study["finetunes"][name]["objective"]["name"] == name
     for name in set(plugins.names("methods")) - BESIDE:
         run = study["runs"][name]
         assert run["method"]["name"] == name

@@ -56,15 +56,16 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of a stage: a prepared data set without its pixels, and the features of two seeds."""
     monkeypatch.chdir(tmp_path)
     dataset, features = paths.dataset("pets"), paths.features("simclr")
-    (dataset / "images").mkdir(parents=True)
+    dataset.mkdir(parents=True)
     features.mkdir(parents=True)
     ids = np.array([f"image-{row:03}" for row in range(N)])
     known = np.setdiff1d(np.arange(N), UNLABELLED)
-    index = {"id": ids, "sha256": [f"{row:064x}" for row in range(N)]}
+    splits = {"id": ids, "split": SPLIT, "group": [f"{row:064x}" for row in range(N)]}
     labels = {"id": ids[known], "label": LABELS[known], "name": [CLASSES[label] for label in LABELS[known]]}
-    pq.write_table(pa.table(index), dataset / "images" / "index.parquet")
     pq.write_table(pa.table(labels), dataset / "labels.parquet")
-    pq.write_table(pa.table({"id": ids, "split": SPLIT}), dataset / "splits.parquet")
+    pq.write_table(pa.table(splits), dataset / "splits.parquet")
+    (dataset / "budgets").mkdir()
+    (dataset / "budgets" / "summary.json").write_text("{}")
     random = np.random.default_rng(0)
     rows = np.flatnonzero(SPLIT != "train")
     np.save(features / "pairs.npy", rows)
@@ -229,19 +230,33 @@ def test_validation_labels_move_no_knn_test_score(repository: Path) -> None:
     assert after["knn.top1"]["val"] != before["knn.top1"]["val"]
 
 
-def test_equal_images_are_one_draw_of_the_bootstrap(repository: Path) -> None:
-    """Test images of one content hash widen the interval and leave the mean."""
+def test_a_group_is_one_draw_of_the_bootstrap(repository: Path) -> None:
+    """Test images of three patients change the interval and leave the mean; the protocol counts the patients."""
     before, _, _ = ran(repository, "before")
-    file = paths.dataset("pets") / "images" / "index.parquet"
+    file = paths.dataset("pets") / "splits.parquet"
     table = pq.read_table(file).to_pydict()
-    table["sha256"] = [f"{row if row < 90 else 90 + row % 3:064x}" for row in range(N)]
+    table["group"] = [f"patient {row // 10}" for row in range(N)]
     pq.write_table(pa.table(table), file)
     after, _, _ = ran(repository, "after")
     assert after["knn_k200.top1"]["test"]["mean"] == before["knn_k200.top1"]["test"]["mean"]
     assert after["knn_k200.top1"]["test"]["interval"] != before["knn_k200.top1"]["test"]["interval"]
+    assert after["knn.top1"]["protocol"].endswith(", last epoch, interval over 3 groups of test images")
+    assert "interval" not in before["knn.top1"]["protocol"]
 
 
 # ---- what is refused
+
+
+def test_labels_of_one_class_are_refused_by_what_needs_labels(repository: Path) -> None:
+    """Neighbors cannot vote: there is nothing to tell apart; what needs no label is scored."""
+    file = paths.dataset("pets") / "labels.parquet"
+    table = pq.read_table(file).to_pydict()
+    pq.write_table(pa.table(table | {"label": [0] * len(table["id"]), "name": ["cat"] * len(table["id"])}), file)
+    with pytest.raises(Refusal, match=r"the labels are of 1 class\(es\), so there is nothing to tell apart"):
+        ran(repository)
+    stage = Stage(repository / "geometry")
+    evaluate(stage, **checked({"geometry": {}}))  # type: ignore[arg-type]  # the stand-in
+    assert set(stage.logged) >= {"geometry.rankme.test", "geometry.rankme.val"}
 
 
 def test_missing_features_name_the_stage_to_run(repository: Path) -> None:

@@ -47,7 +47,7 @@ def test_read_resolves_dvc_yaml(finished):
     """Stages come in running order, with their parameters, outputs and upstream stages resolved."""
     nodes = {node.name: node for node in graph.read(finished)}
     assert list(nodes) == STAGES
-    assert nodes["prepare@d"].params == {"datasets.d": {"subset": None, "share": 1e-4}}
+    assert nodes["prepare@d"].params == {"datasets.d": {"subset": None, "share": 1e-4, "budgets": {}}}
     assert nodes["prepare@d"].desc == "Images of d"
     assert nodes["pretrain@a"].deps == ["data/datasets/d/pixels"]
     assert nodes["pretrain@a"].upstream == ["prepare@d"]

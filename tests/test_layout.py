@@ -30,8 +30,8 @@ PLUGINS = [(kind, name) for kind in plugins.KINDS for name in plugins.names(kind
 
 IMPORTERS = {  # package → the only files that may import it
     "mlflow": {"pipeline/tracking.py", "pipeline/serving.py"},  # serving is shipped inside the registered model
-    "dvc": {"pipeline/graph.py"},
-    "dvc_data": {"pipeline/graph.py"},
+    "dvc": {"pipeline/graph.py", "pipeline/store.py"},
+    "dvc_data": {"pipeline/graph.py", "pipeline/store.py"},
     "prefect": {"pipeline/flow.py", "pipeline/deploy.py"},
 }
 # what only the named modules of pipeline/ may import when they are imported themselves
@@ -52,7 +52,9 @@ HEAVY_MODULES = {"pipeline.serving", "pipeline.flow", "pipeline.deploy"}
 # what a training machine need not have
 UNNEEDED = {"mlflow", "dvc", "dvc_data", "prefect", "fastapi", "pandas", "sklearn", "jinja2", "matplotlib", "typer"}
 # a stage that names a kind of plug-in without depending on its code
-FREE = {("embed", "encoders"): "the network's source comes with the run, as data"}
+FREE = dict.fromkeys(
+    [("embed", "encoders"), ("finetune", "encoders")], "the network's source comes with the run, as data"
+)
 LINES, FUNCTION_LINES = 400, 80
 
 

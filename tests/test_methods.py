@@ -1,4 +1,4 @@
-"""Methods and objectives: what every one of them must do, found by folder. The equations are tested by family.
+"""Methods: what every one of them must do, found by folder. The equations are tested by family.
 
 A new method is tested by existing: it needs a line in SETTINGS of method_cases.py and nothing else.
 """
@@ -16,12 +16,10 @@ from pipeline.errors import TrainingError
 from stages.encoders.small_resnet import SmallResNet
 from stages.methods._method import Batch, Method
 from stages.networks.teacher import Teacher
-from stages.objectives._objective import Objective
 from stages.training.guards import COLLAPSED, spread
 
 METHODS = plugins.names("methods")
 TRAINED = sorted(set(METHODS) - UNTRAINED)
-OBJECTIVES = plugins.names("objectives")
 
 
 def gradients(learner: nn.Module) -> Iterator[Tensor]:
@@ -157,32 +155,3 @@ def test_an_untrained_method_says_so(name: str) -> None:
 def test_supervised_starts_at_log_classes() -> None:
     """The classifier starts at zero, so the first loss knows nothing: log(classes)."""
     assert method("supervised")(batch(1))["loss"].item() == pytest.approx(math.log(CLASSES), abs=1e-6)
-
-
-# ---- every objective
-
-
-def objective(name: str) -> Objective:
-    torch.manual_seed(0)
-    spec = plugins.specify("objectives", {"name": name}, f"finetunes.{name}.objective")
-    return spec.make(SmallResNet(width=4, blocks=1), 16, CLASSES)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_starts_at_log_classes(name: str) -> None:
-    """Its classifier starts at zero, so all classes are equal and the first loss is log(classes)."""
-    tuned = objective(name)
-    assert isinstance(tuned, Objective)
-    assert not tuned.logits(batch(1).views[0]).any()
-    assert tuned(batch(1))["loss"].item() == pytest.approx(math.log(CLASSES), abs=1e-6)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_tunes_the_whole_network(name: str) -> None:
-    """Forty steps lower the loss, change every weight of the network, and give the classes of the training images."""
-    tuned = objective(name)
-    before = [p.clone() for p in tuned.network.parameters()]
-    found = losses(tuned, 40, 1)
-    assert found[-1] < 0.5 * found[0]
-    assert not any(torch.equal(a, b) for a, b in zip(before, tuned.network.parameters(), strict=True))
-    assert torch.equal(tuned.logits(batch(1).views[0]).argmax(1), batch(1).labels)

@@ -17,12 +17,14 @@ from pipeline.params import Block, Count, Name, Positive
 
 STUDY = """
 study: small
+private: false
 hardware: { device: cpu, threads: 1, precision: fp32, deterministic: true, ranks: 1, compile: false }
 datasets:
   digits:
     source: { name: digits, path: stages/datasets/digits.py }
     subset: null
     split: { validation: 0.2, test: 0.2, seed: 0 }
+    quality: { bad: 0.01, near: null, leaks: report }
     pretrain_on: [train]
     budgets:
       1pct: { select: { name: balanced, share: 0.01 }, seeds: [0, 1] }
@@ -47,8 +49,9 @@ runs:
     <<: *run
     training: { <<: *training, optimizer: { name: lars, learning_rate: 1, momentum: 0.9, weight_decay: 0, trust: 1 } }
 evaluations:
-  simclr: { run: simclr, dataset: digits, pairs: *views, probes: { knn: { k: 5, temperature: 0.07 } } }
+  simclr: { run: simclr, dataset: digits, pairs: *views, taps: false, probes: { knn: { k: 5, temperature: 0.07 } } }
 finetunes: {}
+selections: {}
 """
 
 
@@ -56,10 +59,12 @@ FINETUNE = {
     "run": "simclr",
     "dataset": "digits",
     "objective": {"name": "supervised"},
+    "teacher": "stages/objectives/supervised.py",
     "views": {"name": "identity"},
     "head": "h",
     "training": {
         "steps": 1,
+        "schedule": "cosine",
         "batch_size": 8,
         "accumulate": 1,
         "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0, "nesterov": False, "weight_decay": 0},
@@ -149,7 +154,7 @@ def test_every_misspelled_key_of_the_shipped_params_is_named(root: Path) -> None
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "params.yaml must be a mapping with the keys study, hardware, datasets"),
+        ("", "params.yaml must be a mapping with the keys study, private, hardware, datasets"),
         ("# only a comment", "params.yaml must be a mapping with the keys study"),
         ("- study", "params.yaml must be a mapping with the keys study"),
         ("study", "params.yaml must be a mapping with the keys study"),
@@ -205,7 +210,8 @@ def test_anchors_and_merge_keys_become_plain_copies(study: dict[str, Any]) -> No
         (
             "runs",
             MISSING,
-            "params.yaml: 'runs' is missing; it takes datasets, evaluations, finetunes, hardware, runs, study",
+            "params.yaml: 'runs' is missing; it takes datasets, evaluations, finetunes, hardware, private, runs, "
+            "selections, study",
         ),
         ("study", MISSING, "params.yaml: 'study' is missing"),
         ("runs", None, "params.yaml: runs: must be a mapping of named blocks, {} for none, not null"),

@@ -7,17 +7,22 @@ Claims:
 - what `prepare` writes, `Prepared` reads, each attribute from its own file.
 """
 
+import csv
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.errors import MissingInput, ParamsError
+from pipeline.errors import MissingInput, ParamsError, Refusal
 from pipeline.params import arguments
 from stages.datasets import _split, digits
-from stages.datasets._images import Images
+from stages.datasets._images import DataError, Images
 from stages.datasets._prepared import Prepared
 from stages.prepare import prepare
 
@@ -25,6 +30,7 @@ BLOCK = {
     "source": {"name": "digits", "path": "stages/datasets/digits.py"},
     "subset": None,
     "split": {"validation": 0.2, "test": 0.2, "seed": 0},
+    "quality": {"bad": 0.01, "near": None, "leaks": "report"},
     "pretrain_on": ["train"],
     "budgets": {
         "1pct": {"select": {"name": "balanced", "share": 0.01}, "seeds": [0, 1]},
@@ -45,10 +51,14 @@ class Bench:
         "pretrain/images.parquet",
         "pretrain/labels.parquet",
         "budgets",
+        "manifest.parquet",
+        "quarantine.csv",
+        "summary.json",
     )
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.ledger = root / "ledger"
         self.logged: dict[str, float] = {}
 
     def out(self, path: Path) -> Path:
@@ -87,7 +97,10 @@ def zoo(root: Path, n: int = 30) -> Path:
 
 
 def zoo_block(root: Path, labels: str | None = None) -> dict:
-    source = {"name": "folder", "path": str(root), "store": {"shape": [4, 6], "fit": "crop"}, "labels": labels}
+    source = {"name": "folder", "path": str(root), "store": {"shape": [4, 6], "fit": "crop"}, "labels": labels} | {
+        "group": None,
+        "split": None,
+    }
     return {"source": source, "budgets": {"all": BLOCK["budgets"]["10pct"]}}
 
 
@@ -107,9 +120,12 @@ def test_the_same_content_is_the_same_bytes(tmp_path: Path) -> None:
         "images/index.parquet",
         "images/pixels.npy",
         "labels.parquet",
+        "manifest.parquet",
         "pretrain/images.parquet",
         "pretrain/labels.parquet",
+        "quarantine.csv",
         "splits.parquet",
+        "summary.json",
     ]
 
 
@@ -137,7 +153,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.labels, images.labels)
     assert data.labels.dtype == np.int64
     assert data.classes == images.classes
-    splits = _split.assign(data.hashes.tolist(), None, validation=0.2, test=0.2, seed=0)
+    splits = _split.assign(pa.array(data.groups), None, validation=0.2, test=0.2, seed=0)
     for name in _split.SPLITS:
         np.testing.assert_array_equal(data.rows(name), np.flatnonzero(splits == name))
     np.testing.assert_array_equal(data.pretrain, data.rows("train"))
@@ -158,6 +174,30 @@ def test_images_without_a_label_are_seen_but_not_counted(tmp_path: Path) -> None
     np.testing.assert_array_equal(rows, known)
     np.testing.assert_array_equal(labels, data.labels[known])
     assert set(data.budget("all", 0)) <= set(known)
+
+
+def test_images_without_any_label_are_prepared(tmp_path: Path, capsys) -> None:
+    """Enough for pretraining: a warning says for what they are not, and what needs classes refuses them."""
+    for row in range(40):
+        paint(tmp_path / "plain" / f"{row:02d}.png", (row, 0, 0))
+    data = prepared(tmp_path, **zoo_block(tmp_path / "plain"))
+    assert "warning: fewer than 2 classes have a label: enough for pretraining" in capsys.readouterr().out
+    assert len(data.pretrain) == len(data.rows("train")) > 0
+    assert data.classes == []
+    assert len(data.budget("all", 0)) == len(data.labelled("train")) == 0
+    with pytest.raises(Refusal, match=r"labels of toy are of 0 class\(es\), so there is nothing to tell apart"):
+        data.require_labels()
+
+
+def test_labels_of_train_alone_judge_nothing(tmp_path: Path) -> None:
+    """Two classes whose labels are all in train: the split that has none is named."""
+    root = zoo(tmp_path / "zoo")
+    data = prepared(tmp_path / "all", **zoo_block(root))
+    data.require_labels()
+    train = [data.ids[row] for row in data.rows("train")]
+    (root / "labels.csv").write_text("file,label\n" + "".join(f"{name},{name[:3]}\n" for name in train))
+    with pytest.raises(Refusal, match="the validation split of toy has no labelled image"):
+        prepared(tmp_path / "train", **zoo_block(root, "labels.csv")).require_labels()
 
 
 def test_budgets_are_train_images_and_nested(tmp_path: Path) -> None:
@@ -226,6 +266,71 @@ def test_the_summary_is_plain_sorted_json(tmp_path: Path) -> None:
     """One number per line, keys sorted, so that a review shows what changed."""
     text = (prepared(tmp_path).folder / "budgets/summary.json").read_text()
     assert text == json.dumps(json.loads(text), indent=1, sort_keys=True) + "\n"
+
+
+def test_what_cannot_be_used_is_left_out_and_named(tmp_path: Path) -> None:
+    """Two bad files of 62: images, labels and splits go without them; quarantine, manifest and summary tell of them."""
+    root = zoo(tmp_path / "zoo")
+    (root / "cat" / "05b.png").write_bytes(b"no image")
+    (root / "dog" / "empty.jpg").touch()
+    quality = BLOCK["quality"] | {"bad": 0.04}
+    data = prepared(tmp_path, **zoo_block(root), quality=quality)
+    whole = prepared(tmp_path / "clean", **zoo_block(zoo(tmp_path / "clean" / "zoo")))
+    left_out = {"manifest.parquet", "quarantine.csv", "summary.json"}
+    assert {k: v for k, v in contents(data).items() if k not in left_out} == {
+        k: v for k, v in contents(whole).items() if k not in left_out
+    }
+    with (data.folder / "quarantine.csv").open(newline="") as table:
+        assert [(row["file"], row["kind"]) for row in csv.DictReader(table)] == [
+            ("cat/05b.png", "not_image"),
+            ("dog/empty.jpg", "empty"),
+        ]
+    files = {row["id"]: row for row in pq.read_table(data.folder / "manifest.parquet").to_pylist()}
+    assert len(files) == 62
+    for name in ("cat/05b.png", "dog/empty.jpg", "dog/07.png"):
+        content = (root / name).read_bytes()
+        assert (files[name]["bytes"], files[name]["md5"]) == (len(content), hashlib.md5(content).hexdigest())
+    summary = json.loads((data.folder / "summary.json").read_text())
+    assert summary["files"] == summary["images"] + sum(summary["quarantined"].values()) == 62
+    assert summary["quarantined"] == {"empty": 1, "not_image": 1}
+
+
+def test_too_many_bad_files_fail_the_stage(tmp_path: Path) -> None:
+    """They are counted by kind, the first are listed with their reasons, and it is said where all of them are."""
+    root = zoo(tmp_path / "zoo")
+    for row in range(12):
+        (root / "cat" / f"x{row:02d}.png").write_bytes(b"text" if row else b"")
+    quality = BLOCK["quality"] | {"bad": 0.03}
+    words = r"12 of 72 files cannot be used \(11 not_image, 1 empty\), more than the share of 0.03 that datasets.toy"
+    with pytest.raises(DataError, match=words) as raised:
+        prepared(tmp_path, **zoo_block(root), quality=quality)
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 11
+    assert lines[1].startswith("  cat/x00.png: empty, the file has no bytes")
+    whole = tmp_path / "ledger" / "quarantine.csv"
+    assert str(whole) in lines[0]
+    assert len(whole.read_text().splitlines()) == 13
+    shutil.rmtree(root / "dog")
+    for file in root.glob("cat/[0-9]*"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"12 of 12 files cannot be used .*, all\."):
+        prepared(tmp_path / "none", **zoo_block(root), quality=quality | {"bad": 1.0})
+
+
+def test_the_summary_describes_the_images(tmp_path: Path) -> None:
+    """Shapes, bytes, and colors as levels of 255: ten red images and ten that are half as bright."""
+    for row in range(20):
+        paint(tmp_path / "zoo" / "ab"[row % 2] / f"{row}.png", (200, row, 0) if row < 10 else (100, row, 0))
+    data = prepared(tmp_path, **zoo_block(tmp_path / "zoo"))
+    summary = json.loads((data.folder / "summary.json").read_text())
+    assert summary["shapes"] == [{"height": 4, "width": 6, "images": 20}]
+    assert summary["heights"] == {"least": 4, "median": 4, "most": 4}
+    files = [file.stat().st_size for file in (tmp_path / "zoo").rglob("*.png")]
+    assert summary["bytes"] == {"files": sum(files), "images": 20 * 72}
+    assert summary["colors"]["mean"] == [150.0, 9.5, 0.0]
+    assert summary["colors"]["std"] == [50.0, 5.766, 0.0]
+    assert summary["colors"]["images"] == sum(summary["colors"]["brightness"]) == 20
+    assert summary["colors"]["brightness"][2] == 10  # (100 + row) / 3 of 256, in 16 steps
 
 
 class Given:

@@ -19,14 +19,16 @@ from torch import Tensor
 from pipeline import plugins
 from pipeline.errors import Refusal
 from pipeline.params import arguments
-from stages.probes import _metrics, geometry, knn, linear
+from stages.probes import _logistic, _metrics, geometry, knn, linear
 from stages.probes._table import JUDGED, Table
 
-PARAMETERS = {
+PARAMETERS: dict[str, dict[str, object]] = {
     "knn": {"k": 5, "temperature": 0.07},
     "linear": {"penalties": {"low": 1e-4, "high": 1e-1, "steps": 3}},
     "geometry": {},
     "retrieval": {"gallery": "train"},
+    "layers": {"penalties": {"low": 1e-4, "high": 1e-1, "steps": 3}},
+    "few_labels": {"budget": "some", "folds": 3, "penalties": {"low": 1e-3, "high": 1e-1, "steps": 3}},
 }
 
 
@@ -43,6 +45,8 @@ def make_table(features: Tensor, labels: Tensor, *, classes: int, train: int, va
         groups=np.arange(n),
         pairs=torch.stack([features, features.roll(1, 1)]).float(),
         pair_rows=order,
+        taps={"stem": features[:, :1].float(), "pool": features.float()},
+        budgets={"some": [order[: train // 2], order[train // 2 : train]]},
     )
 
 
@@ -80,7 +84,7 @@ def test_a_probe_is_a_pure_function(name: str, blobs: Table) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", [n for n in plugins.names("probes") if n != "retrieval"])  # it measures by labels
+@pytest.mark.parametrize("name", sorted({*plugins.names("probes")} - {"retrieval", "layers"}))  # these tell accuracies
 def test_test_labels_change_no_answer(name: str, blobs: Table) -> None:
     """Predictions, choices and measures do not depend on the labels of the test images."""
     spec = plugins.specify("probes", {"name": name, **PARAMETERS[name]}, "probes")
@@ -89,6 +93,7 @@ def test_test_labels_change_no_answer(name: str, blobs: Table) -> None:
     after = spec.make(blobs)
     assert (before.values, before.chosen, before.protocol) == (after.values, after.chosen, after.protocol)
     assert all(torch.equal(before.predictions[split], after.predictions[split]) for split in before.predictions)
+    assert all(torch.equal(before.draws[split], after.draws[split]) for split in before.draws)
 
 
 @pytest.mark.parametrize("name", ["knn", "linear", "retrieval"])
@@ -153,7 +158,7 @@ def test_ties_are_settled_by_position() -> None:
     assert knn.predict(query, gallery, torch.tensor([2, 1, 1, 0]), classes=3, k=2, temperature=1.0).item() == 1
 
 
-@pytest.mark.parametrize("columns", [200, 640, 1000])
+@pytest.mark.parametrize("columns", [200, 640, 1000, 5000])
 @pytest.mark.parametrize("k", [1, 3])
 def test_neighbors_are_those_of_a_full_sort(columns: int, k: int) -> None:
     """However many columns, with many equal values, in the last columns too: the k largest, the first of equals."""
@@ -197,7 +202,7 @@ def scale(features: Tensor) -> float:
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Solve to the last digits: the solver can, and the default saves the time."""
-    monkeypatch.setattr(linear, "GAP", 1e-14)
+    monkeypatch.setattr(_logistic, "GAP", 1e-14)
 
 
 @pytest.mark.usefixtures("exact")
@@ -208,7 +213,7 @@ def test_linear_equals_scikit_learn(penalty: float, digits: Table) -> None:
     features = features.astype(np.float64)
     c = 1 / (len(labels) * penalty * scale(digits.examples("train")[0]) ** 2)
     reference = LogisticRegression(C=c, tol=1e-7, max_iter=5000).fit(features, labels)
-    weight, bias = linear.fit(*digits.examples("train"), classes=10, penalties=torch.tensor([penalty]).double())
+    weight, bias = _logistic.fit(*digits.examples("train"), classes=10, penalties=torch.tensor([penalty]).double())
     assert np.abs(weight[0].T.numpy() - reference.coef_).max() < 1e-3 * np.abs(reference.coef_).max()
     test = digits.examples("test")[0].double()
     ours, theirs = (test @ weight[0] + bias[0]).argmax(1).numpy(), reference.predict(test.numpy())
@@ -219,8 +224,8 @@ def test_linear_equals_scikit_learn(penalty: float, digits: Table) -> None:
 def test_every_penalty_is_solved_to_its_optimum(digits: Table) -> None:
     """The gradient of the loss as written in the docstring vanishes for the whole path, weakest penalty included."""
     features, labels = digits.examples("train")
-    path = linear.Penalties(low=1e-8, high=1.0, steps=5).values()
-    for weight, bias, penalty in zip(*linear.fit(features, labels, classes=10, penalties=path), path, strict=True):
+    path = _logistic.Penalties(low=1e-8, high=1.0, steps=5).values()
+    for weight, bias, penalty in zip(*_logistic.fit(features, labels, classes=10, penalties=path), path, strict=True):
         w = (weight * scale(features)).requires_grad_()
         b = bias.clone().requires_grad_()
         logits = features.double() / scale(features) @ w + b
@@ -232,9 +237,9 @@ def test_every_penalty_is_solved_to_its_optimum(digits: Table) -> None:
 
 def test_the_default_gap_changes_no_prediction(digits: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """Solved to a millionth of a nat or to the last digits: same penalty, and at most one test image differs."""
-    penalties = linear.Penalties(low=1e-8, high=0.1, steps=8)
+    penalties = _logistic.Penalties(low=1e-8, high=0.1, steps=8)
     default = linear.score(digits, penalties=penalties)
-    monkeypatch.setattr(linear, "GAP", 1e-14)
+    monkeypatch.setattr(_logistic, "GAP", 1e-14)
     whole = linear.score(digits, penalties=penalties)
     assert default.chosen == whole.chosen
     assert (default.predictions["test"] != whole.predictions["test"]).sum() <= 1
@@ -253,7 +258,7 @@ def test_linear_depends_on_nothing_but_the_geometry(change: str, blobs: Table) -
         "enlarge": 1000 * x,
         "move": x + 3,
     }[change]
-    penalties = linear.Penalties(low=1e-6, high=1.0, steps=7)
+    penalties = _logistic.Penalties(low=1e-6, high=1.0, steps=7)
     before = linear.score(blobs, penalties=penalties)
     after = linear.score(
         make_table(changed, blobs.labels, classes=3, train=60, val=30),
@@ -269,7 +274,7 @@ def test_separable_classes_are_separated() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.eye(3)[labels] * 10 + torch.rand(60, 3, generator=generator)
     table = make_table(features, labels, classes=3, train=30, val=15)
-    verdict = linear.score(table, penalties=linear.Penalties(low=1e-9, high=0.1, steps=9))
+    verdict = linear.score(table, penalties=_logistic.Penalties(low=1e-9, high=0.1, steps=9))
     assert all(torch.equal(verdict.predictions[split], table.examples(split)[1]) for split in JUDGED)
     assert verdict.chosen == {"penalty": pytest.approx(0.1)}
 
@@ -279,7 +284,7 @@ def test_constant_features_tell_nothing(value: float) -> None:
     """Constant features give one class for every image: 1 / C where the classes are equal."""
     labels = torch.arange(80) % 4
     table = make_table(torch.full((80, 5), value), labels, classes=4, train=40, val=20)
-    predicted = linear.score(table, penalties=linear.Penalties(low=1e-6, high=1.0, steps=3)).predictions["test"]
+    predicted = linear.score(table, penalties=_logistic.Penalties(low=1e-6, high=1.0, steps=3)).predictions["test"]
     assert _metrics.accuracies(table.examples("test")[1], predicted)["top1"] == 0.25
 
 
@@ -288,16 +293,16 @@ def test_a_huge_penalty_leaves_the_class_frequencies() -> None:
     """The bias is not penalized: without weights the probabilities are the shares of the classes."""
     labels = torch.tensor([0] * 6 + [1] * 3 + [2])
     features = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-    weight, bias = linear.fit(features, labels, classes=3, penalties=torch.tensor([1e9]).double())
+    weight, bias = _logistic.fit(features, labels, classes=3, penalties=torch.tensor([1e9]).double())
     probability = (features.double() @ weight[0] + bias[0]).softmax(1)
     assert probability.numpy() == pytest.approx(np.tile([0.6, 0.3, 0.1], (10, 1)), abs=1e-6)
 
 
 def test_validation_chooses_the_penalty(digits: Table) -> None:
     """The chosen penalty is the strongest of those with the highest validation accuracy."""
-    penalties = linear.Penalties(low=1e-7, high=1.0, steps=8)
+    penalties = _logistic.Penalties(low=1e-7, high=1.0, steps=8)
     features, labels = digits.examples("val")
-    fitted = linear.fit(*digits.examples("train"), classes=10, penalties=penalties.values())
+    fitted = _logistic.fit(*digits.examples("train"), classes=10, penalties=penalties.values())
     right = [((features.double() @ w + b).argmax(1) == labels).sum().item() for w, b in zip(*fitted, strict=True)]
     verdict = linear.score(digits, penalties=penalties)
     assert verdict.chosen["penalty"] == penalties.values()[right.index(max(right))]
@@ -306,17 +311,17 @@ def test_validation_chooses_the_penalty(digits: Table) -> None:
 
 def test_penalties_run_from_strong_to_weak() -> None:
     """The path is evenly spaced in the logarithm, strongest first, and its ends are in the order they are named."""
-    values = linear.Penalties(low=1e-4, high=1.0, steps=3).values()
+    values = _logistic.Penalties(low=1e-4, high=1.0, steps=3).values()
     assert values.tolist() == pytest.approx([1.0, 1e-2, 1e-4])
     with pytest.raises(ValidationError, match="must not be above"):
-        linear.Penalties(low=1.0, high=0.1, steps=3)
+        _logistic.Penalties(low=1.0, high=0.1, steps=3)
 
 
 def test_an_unsolved_penalty_is_an_error(digits: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe that has not converged says so instead of giving a number."""
-    monkeypatch.setattr(linear, "NEWTON_STEPS", 2)
+    monkeypatch.setattr(_logistic, "NEWTON_STEPS", 2)
     with pytest.raises(Refusal, match="did not converge at penalty 1e-05"):
-        linear.fit(*digits.examples("train"), classes=10, penalties=torch.tensor([1.0, 1e-5]).double())
+        _logistic.fit(*digits.examples("train"), classes=10, penalties=torch.tensor([1.0, 1e-5]).double())
 
 
 # ---- geometry

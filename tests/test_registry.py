@@ -47,7 +47,9 @@ def write_data(folder):
     table = {"id": ids, "label": labels, "name": [names[label] for label in labels]}
     pq.write_table(pa.table(table), folder / "labels.parquet")
     splits = [split for split, count in PARTS.items() for _ in range(count)]
-    pq.write_table(pa.table({"id": ids, "split": splits}), folder / "splits.parquet")
+    pq.write_table(pa.table({"id": ids, "split": splits, "group": ids}), folder / "splits.parquet")
+    (folder / "budgets").mkdir()
+    (folder / "budgets" / "summary.json").write_text("{}")
 
 
 def write_export(folder, looked_at):

@@ -119,9 +119,10 @@ def test_page_is_well_formed_and_needs_no_other_file(made):
 
 
 def test_page_shows_every_row_and_figure(made):
-    """Each of the eight figures has its section, and each row its line in the results table."""
+    """Each of the ten figures has its section, and each row its line in the results table."""
     keys = re.findall(r'<section id="(\w+)"', made.page)
-    assert keys == ["results", "labels", "curves", "map", "neighbors", "confusion", "views", "receipts"]
+    figures = ["results", "labels", "layers", "curves", "map", "neighbors", "confusion", "views", "data", "receipts"]
+    assert keys == figures
     assert len(keys) == len(FIGURES)
     table = made.page.partition('<table class="results">')[2].partition("</table>")[0]
     assert re.findall(r'<i class="swatch"></i>(\w+)', table) == list(ROWS)
@@ -240,5 +241,5 @@ def test_a_study_of_untrained_rows_has_a_report(study):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     report(Stage(study.out), **params)
     keys = re.findall(r'<section id="(\w+)"', (study.out / "index.html").read_text())
-    assert keys == ["results", "labels", "map", "neighbors", "confusion", "receipts"]
+    assert keys == ["results", "labels", "layers", "map", "neighbors", "confusion", "data", "receipts"]
     assert read_csv(study.out / "curves.csv") == []

@@ -17,9 +17,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from stages.datasets import _writing
+from stages.datasets._arriving import KEPT, kept
 from stages.datasets._images import Files, Images, Record
 from stages.datasets._storage import DataError, Encoded, Packed, decode, stored
-from stages.datasets._writing import Pack, Shards, write
+from stages.datasets._writing import Shards, Written
 from stages.prepare import write_table
 
 SIZES = [(5, 9), (8, 8), (12, 3), (1, 1), (7, 12)]
@@ -38,14 +40,22 @@ def record(pixels: np.ndarray, kind: str = "PNG", **options) -> Record:
 def keep(folder: Path, records: list[Record], size: int = 2**20) -> Encoded:
     """The records in shards of `size` bytes, as they are read."""
     folder.mkdir(parents=True)
-    shards = Shards(folder, size)
-    places = [shards.add(each) for each in records]
+    shards = Shards(folder, size, encoded=True)
+    images = [kept(each, False, b"") for each in records]
+    lines = np.array([image.line for image in images], KEPT)
+    lines["shard"], lines["offset"] = np.array([shards.add(image) for image in images]).T
     shards.close()
-    columns = {name: [place[name] for place in places] for name in places[0]}
+    columns = Written(np.arange(len(images)), lines, {}, encoded=True).places
     write_table(folder / "index.parquet", pa.table({"id": [f"image-{row}" for row in range(len(records))], **columns}))
-    images = stored(folder)
-    assert isinstance(images, Encoded)
-    return images
+    there = stored(folder)
+    assert isinstance(there, Encoded)
+    return there
+
+
+def write(folder: Path, images: Images, check=lambda: None) -> Written:
+    """The images in `folder`, by this process, with a ledger of their own."""
+    folder.mkdir(exist_ok=True)
+    return _writing.write(folder, images, folder.with_suffix(".ledger"), near=False, workers=1, check=check)
 
 
 def test_images_of_many_sizes_are_read_in_any_order(tmp_path: Path) -> None:
@@ -75,19 +85,37 @@ def test_what_lay_on_a_canvas_is_gone(tmp_path: Path) -> None:
 def test_packed_images_are_what_they_were(tmp_path: Path) -> None:
     """The file is NumPy's own, byte for byte, and is mapped rather than loaded; every image fills its canvas."""
     pixels = np.random.default_rng(0).integers(0, 256, (7, 4, 6, 3), dtype=np.uint8)
-    pack = Pack(tmp_path, 7)
-    for image in pixels:
-        pack.add(Record(image, None))
-    pack.close()
+    write(tmp_path / "images", Images(pixels, list("abcdefg"), np.zeros(7, np.int64), ["a"], None))
     np.save(tmp_path / "expected.npy", pixels)
-    assert (tmp_path / "pixels.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
-    images = stored(tmp_path)
+    assert [file.name for file in (tmp_path / "images").iterdir()] == ["pixels.npy"]
+    assert (tmp_path / "images" / "pixels.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+    images = stored(tmp_path / "images")
     assert isinstance(images, Packed)
-    assert isinstance(images.pixels, np.memmap)
+    assert isinstance(images.parts[0], np.memmap)
     assert (len(images), images.canvas) == (7, (4, 6))
     read, extents = images.read(np.array([6, 2, 2]))
     assert extents is None
     np.testing.assert_array_equal(read, pixels[[6, 2, 2]])
+
+
+def test_many_packed_images_lie_in_several_files(tmp_path: Path, monkeypatch) -> None:
+    """Each is of NumPy's format and of the bounded size; images are read across them as from one, and said where."""
+    monkeypatch.setattr(_writing, "SHARD", 128 + 3 * 72)  # three images of 4×6
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 4, 6, 3), dtype=np.uint8)
+    write(tmp_path / "images", Images(pixels, list("abcdefg"), np.zeros(7, np.int64), ["a"], None))
+    files = sorted((tmp_path / "images").iterdir())
+    assert [file.name for file in files] == ["pixels-00000.npy", "pixels-00001.npy", "pixels-00002.npy"]
+    assert [len(np.load(file)) for file in files] == [3, 3, 1]
+    images = stored(tmp_path / "images")
+    assert (len(images), images.canvas, images.bytes) == (7, (4, 6), 7 * 72)
+    rows = np.array([6, 0, 5, 2, 2, 3])
+    canvases = np.empty((6, 4, 6, 3), np.uint8)
+    assert images.fill(rows, canvases) is None
+    np.testing.assert_array_equal(canvases, pixels[rows])
+    np.testing.assert_array_equal(images.read(rows)[0], pixels[rows])
+    for row in range(7):
+        np.testing.assert_array_equal(images.image(row), pixels[row])
+        assert images.file(row) == files[row // 3].name
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -112,24 +140,20 @@ def test_the_same_images_are_the_same_bytes(tmp_path: Path) -> None:
     for row, file in enumerate(files):
         Image.fromarray(noise(3 + row % 7, 9, row)).save(file)
 
-    def read(file: Path) -> Record:
-        return Record(decode(file.read_bytes()), file.read_bytes())
+    def keep(content: bytes) -> Record:
+        return Record(decode(content), content)
 
-    images = Images(
-        Files(files, read, encoded=True), [file.name for file in files], np.zeros(60, np.int64), ["a"], None
-    )
-    indexes = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        indexes.append(write(tmp_path / name, images, lambda: None))
+    given = Files(files, Path.read_bytes, keep, str, encoded=True)
+    images = Images(given, [file.name for file in files], np.zeros(60, np.int64), ["a"], None)
+    one, two = (write(tmp_path / name, images) for name in ("one", "two"))
     shards = [(tmp_path / name / "shard-00000.bin").read_bytes() for name in ("one", "two")]
     assert shards[0] == shards[1] == b"".join(file.read_bytes() for file in files)
-    np.testing.assert_equal(indexes[0], indexes[1])
-    assert indexes[0]["sha256"] == [read(file).sha256 for file in files]
+    np.testing.assert_equal(one.kept, two.kept)
+    assert one.hashes.to_pylist() == [given.read(file).sha256 for file in files]
 
 
 def test_writing_can_be_stopped(tmp_path: Path) -> None:
-    """`check` is asked between images, so a signal need not wait for the last one."""
+    """`check` is asked every few images, so a signal need not wait for the last one."""
     asked = []
 
     def check() -> None:
@@ -137,9 +161,10 @@ def test_writing_can_be_stopped(tmp_path: Path) -> None:
         if len(asked) == 3:
             raise KeyboardInterrupt
 
-    images = Images(np.zeros((50, 2, 2, 3), np.uint8), [str(row) for row in range(50)], np.zeros(50, int), ["a"], None)
+    pixels = np.zeros((200, 2, 2, 3), np.uint8)
+    images = Images(pixels, [str(row) for row in range(200)], np.zeros(200, int), ["a"], None)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, images, check)
+        write(tmp_path / "images", images, check)
     assert len(asked) == 3
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from pipeline.errors import Stopped, TrainingError
 from pipeline.params import ParamsError, arguments
@@ -252,6 +253,7 @@ def test_a_training_killed_at_random_instants_ends_in_the_same_bits(tmp_path, mo
     for _ in range(20):
         child = os.fork()
         if not child:
+            tqdm.set_lock(threading.RLock())  # the parent's is shared: killed while it holds it, all would wait
             threading.Timer(draws.uniform(0.01, 0.15), os.kill, [os.getpid(), signal.SIGKILL]).start()
             trained(tmp_path / "killed", epochs=12)
             signal.pause()  # it was faster

@@ -29,15 +29,21 @@ BLUR = KERNEL | {"probability": 0.5}
 COLORS = {"rotation": 10.0, "jitter": JITTER, "grayscale": 0.2}
 UNEQUAL = {"blur": KERNEL | {"probability": [1.0, 0.1]}, "solarize": {"probability": [0.0, 0.2], "threshold": 0.5}}
 CROPS = {"large": {"views": 2, "crop": CROP}, "small": {"views": 3, "side": 8, "crop": SMALL_CROP}}
+TISSUE = {"crop": CROP, "flip": 0.5, "vertical_flip": 0.5, "quarter_turns": True, "jitter": JITTER, "blur": BLUR}
+STRONG = {"operations": 2, "magnitude": 1.0, "cutout": 0.5}
 # policy → what params.yaml may say of it, and the sides of the views that come of it (None: the size asked for)
 SETTINGS = {
     "byol": [({"crop": CROP, "flip": 0.5} | COLORS | UNEQUAL, [None, None])],
+    "histology": [(TISSUE, [None, None])],
     "identity": [({}, [None])],
     "multicrop": [({"flip": 0.5, "blur": BLUR} | COLORS | CROPS, [None, None, 8, 8, 8])],
     "simclr": [({"crop": CROP, "flip": 0.5, "blur": BLUR} | COLORS, [None, None])],
     "weak": [
         ({"crop": CROP, "flip": 0.5, "rotation": 10.0}, [None]),
         ({"crop": {"padding": 4}, "flip": 0.5, "rotation": 0.0}, [None]),
+    ],
+    "weak_strong": [
+        ({"roles": ["weak", "strong"], "crop": CROP, "flip": 0.5, "rotation": 10.0} | STRONG, [None, None])
     ],
 }
 SIMCLR = SETTINGS["simclr"][0][0]

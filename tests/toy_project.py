@@ -7,10 +7,11 @@ PARAMS = """\
 study: toy
 hardware: {threads: 1, ranks: 1}
 datasets:
-  d: {subset: null, share: 1e-4}
+  d: {subset: null, share: 1e-4, budgets: {}}
 runs:
   a: {rate: 0.1, method: {}, init: fresh, seeds: [0, 1], training: {epochs: 3, batch_size: 64}}
   b: {rate: 0.2, method: {}, init: fresh, seeds: [0, 1], training: {epochs: 3, batch_size: 64}}
+selections: {}
 """
 DAG = """\
 stages:

@@ -1,12 +1,29 @@
-"""One order of the images per class and seed. A budget takes the first ones of each class, so a smaller budget is part
-of a larger one, whatever plug-in chose them.
+"""What a budget chooses from, and one order of it per class and seed. A budget takes the first ones of each class, so a
+smaller budget is part of a larger one, whatever plug-in chose them.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The train images that have a label.
+
+    labels: int64 (n,), a position in `classes`.
+    ids: n strings.
+    groups: str (n,); an image without a group has one of its own.
+    classes: the names of the classes.
+    """
+
+    labels: np.ndarray
+    ids: Sequence[str]
+    groups: pa.Array
+    classes: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,14 +34,23 @@ class Selection:
     shortfall: dict[int, int]
 
 
-def first(labels: np.ndarray, ids: Sequence[str], seed: int, wanted: dict[int, int]) -> Selection:
+def shuffled(seed: int, names: Iterable[str]) -> np.ndarray:
+    """Positions of n names in the order of a hash of seed and name, int64 (n,)."""
+    digests = b"".join(hashlib.sha256(f"budget/{seed}/{name}".encode()).digest() for name in names)
+    return np.argsort(np.frombuffer(digests, dtype="S32"), kind="stable")
+
+
+def first(candidates: Candidates, seed: int, wanted: dict[int, int]) -> Selection:
     """The first `wanted[label]` images of each class, in the order of a hash of seed and id.
 
-    labels: int64 (n,); ids: n strings. The choice depends on neither their order nor on the other classes.
+    The choice depends on neither the order of the candidates nor on the other classes.
     """
-    order = np.argsort([hashlib.sha256(f"budget/{seed}/{name}".encode()).hexdigest() for name in ids])
-    members = {label: order[labels[order] == label] for label in wanted}
+    order = shuffled(seed, candidates.ids)
+    order = order[np.argsort(candidates.labels[order], kind="stable")]  # class by class
+    edges = np.searchsorted(candidates.labels[order], [[label, label + 1] for label in wanted])
+    members = {label: order[start:stop] for label, (start, stop) in zip(wanted, edges, strict=True)}
+    taken = [members[label][:count] for label, count in wanted.items()]
     return Selection(
-        positions=np.sort(np.concatenate([members[label][:count] for label, count in wanted.items()])),
+        positions=np.sort(np.concatenate([*taken, np.empty(0, np.int64)])),
         shortfall={label: n - len(members[label]) for label, n in wanted.items() if n > len(members[label])},
     )

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import MissingInput
+from pipeline.errors import MissingInput, Refusal
 from stages.datasets._storage import Stored, stored
 
 
@@ -25,36 +27,36 @@ class Prepared:
 
     @cached_property
     def ids(self) -> np.ndarray:
-        """The id of each image, str (n,)."""
-        return self._column("images/index.parquet", "id")
+        """The id of each image, (n,) of str."""
+        return self._column("splits.parquet", "id").to_numpy()
 
     @cached_property
-    def hashes(self) -> np.ndarray:
-        """The sha256 of each image's shape and pixels, str (n,)."""
-        return self._column("images/index.parquet", "sha256")
+    def groups(self) -> np.ndarray:
+        """The group of each image, (n,) of str: what is drawn as one; an image without a group goes by its sha256."""
+        return self._column("splits.parquet", "group").to_numpy()
 
     @cached_property
     def labels(self) -> np.ndarray:
         """int64 (n,), -1 = no label."""
-        labels = np.full(len(self.ids), -1, dtype=np.int64)
-        labels[self._rows_of("labels.parquet")] = self._column("labels.parquet", "label")
+        labels = np.full(len(self._known), -1, dtype=np.int64)
+        labels[self._rows_of("labels.parquet")] = self._numbers("labels.parquet", "label")
         return labels
 
     @cached_property
     def classes(self) -> list[str]:
         """The names of the classes, by label."""
-        columns = (self._column("labels.parquet", name).tolist() for name in ("label", "name"))
-        return [name for _, name in sorted(set(zip(*columns, strict=True)))]
+        named = pa.table({name: self._column("labels.parquet", name) for name in ("label", "name")})
+        return named.group_by(["label", "name"]).aggregate([]).sort_by("label")["name"].to_pylist()
 
     @cached_property
     def pretrain(self) -> np.ndarray:
         """Rows that pretraining may see, int64, sorted."""
-        return self._column("pretrain/images.parquet", "row")
+        return self._numbers("pretrain/images.parquet", "row")
 
     @cached_property
     def pretrain_labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the train images that have a label, and these labels: what training with labels may see."""
-        return self._column("pretrain/labels.parquet", "row"), self._column("pretrain/labels.parquet", "label")
+        return self._numbers("pretrain/labels.parquet", "row"), self._numbers("pretrain/labels.parquet", "label")
 
     @cached_property
     def budget_summary(self) -> dict[str, dict[str, Any]]:
@@ -63,12 +65,25 @@ class Prepared:
 
     def rows(self, split: str) -> np.ndarray:
         """Rows of a split, int64, sorted."""
-        return np.sort(self._rows_of("splits.parquet")[self._column("splits.parquet", "split") == split])
+        return np.flatnonzero(pc.equal(self._column("splits.parquet", "split"), split).to_numpy())
 
     def labelled(self, split: str) -> np.ndarray:
         """Rows of a split that have a label, int64, sorted."""
         rows = self.rows(split)
         return rows[self.labels[rows] >= 0]
+
+    def require_labels(self) -> None:
+        """Refusal unless a classifier can be judged: by 2 classes or more, on validation and on test images."""
+        if len(self.classes) < 2:
+            raise Refusal(
+                f"the labels of {self.folder.name} are of {len(self.classes)} class(es), so there is nothing to tell "
+                f"apart: label images of more, or take its finetunes out of params.yaml"
+            )
+        if empty := [split for split in ("validation", "test") if not len(self.labelled(split))]:
+            raise Refusal(
+                f"the {empty[0]} split of {self.folder.name} has no labelled image, so nothing can be measured: label "
+                f"some or give it a larger share"
+            )
 
     def budget(self, name: str, seed: int) -> np.ndarray:
         """Rows whose label a budget grants, int64, sorted."""
@@ -82,15 +97,17 @@ class Prepared:
         return np.sort(self._rows_of(f"budgets/{name}-{seed}.parquet"))
 
     def _rows_of(self, file: str) -> np.ndarray:
-        ids = self._column(file, "id")
-        return self._order[np.searchsorted(self.ids, ids, sorter=self._order)]
+        return pc.index_in(self._column(file, "id"), value_set=self._known).to_numpy().astype(np.int64)
 
     @cached_property
-    def _order(self) -> np.ndarray:
-        return np.argsort(self.ids)
+    def _known(self) -> pa.Array:
+        return self._column("splits.parquet", "id").combine_chunks()
 
-    def _column(self, file: str, column: str) -> np.ndarray:
-        return np.array(pq.read_table(self._file(file), columns=[column])[column].to_pylist())
+    def _numbers(self, file: str, column: str) -> np.ndarray:
+        return self._column(file, column).to_numpy().astype(np.int64)  # a copy: Arrow lends to read
+
+    def _column(self, file: str, column: str) -> pa.ChunkedArray:
+        return pq.read_table(self._file(file), columns=[column])[column]
 
     def _file(self, name: str) -> Path:
         if not (self.folder / name).exists():

@@ -1,11 +1,13 @@
 """How the images of a data set lie on the disk, and are read: in any order, from any thread, never all at once.
 
     images/index.parquet     id and sha256 (of shape and pixels) of each image, in the order of the rows
-    images/pixels.npy        packed: images of one shape, uint8 (n, h, w, 3); there is nothing else then
+    images/pixels.npy        packed: images of one shape, uint8 (n, h, w, 3); beyond SHARD bytes pixels-00000.npy …,
+                             of equally many images but for the last
     images/shard-00000.bin … encoded: JPEG and PNG files one after the other; index.parquet has, besides, where each
                              lies (shard, offset, bytes), its crc32, and its height and width
 
-Both are mapped into memory: the operating system keeps what is read often, and takes the room back when it needs it.
+Files are of SHARD bytes at most, or of one image, and mapped into memory: the operating system keeps what is read
+often, and takes the room back when it needs it.
 """
 
 import mmap
@@ -19,6 +21,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import Refusal
 
+SHARD = 256 * 2**20  # bytes of a file, at most: what DVC moves at once
+SINGLE = "pixels.npy"
 Extents = np.ndarray | None  # int64 (m, 2): height and width of each image; None: it fills its canvas
 
 
@@ -27,27 +31,46 @@ class DataError(Refusal):
 
 
 class Packed:
-    """Images of one shape: uint8 (n, h, w, 3), as a rule mapped from the disk."""
+    """Images of one shape: uint8 (m, h, w, 3) in parts, equally many in all but the last; as a rule mapped files."""
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = pixels
-        self.canvas: tuple[int, int] = pixels.shape[1:3]
+    def __init__(self, *parts: np.ndarray) -> None:
+        self.parts = parts
+        self.canvas: tuple[int, int] = parts[0].shape[1:3]
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        """Of all pixels."""
+        return sum(part.nbytes for part in self.parts)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, Extents]:
         """A copy of the images at `rows`, uint8 (m, h, w, 3), in that order."""
-        return np.take(self.pixels, rows, axis=0), None
+        if len(self.parts) == 1:
+            return np.take(self.parts[0], rows, axis=0), None
+        canvases = np.empty((len(rows), *self.canvas, 3), dtype=np.uint8)
+        return canvases, self.fill(rows, canvases)
 
     def fill(self, rows: np.ndarray, canvases: np.ndarray) -> Extents:
         """As `read`, into uint8 (m, h, w, 3)."""
-        np.take(self.pixels, rows, axis=0, out=canvases)
+        if len(self.parts) == 1:
+            np.take(self.parts[0], rows, axis=0, out=canvases)
+            return None
+        numbers, places = np.divmod(rows, len(self.parts[0]))
+        for number in np.unique(numbers):
+            here = np.flatnonzero(numbers == number)
+            canvases[here] = self.parts[number][places[here]]
         return None
 
     def image(self, row: int) -> np.ndarray:
         """One image, uint8 (h, w, 3)."""
-        return np.array(self.pixels[row])
+        number, place = divmod(row, len(self.parts[0]))
+        return np.array(self.parts[number][place])
+
+    def file(self, row: int) -> str:
+        """The name of the file that holds an image."""
+        return SINGLE if len(self.parts) == 1 else shard_name(row // len(self.parts[0]), encoded=False)
 
 
 class Place(NamedTuple):
@@ -97,6 +120,10 @@ class Encoded:
         """One image, uint8 (h, w, 3); DataError if it is damaged."""
         return self._decoded(Place(*self._places[row].tolist()), row)
 
+    def file(self, row: int) -> str:
+        """The name of the file that holds an image."""
+        return shard_name(int(self._places[row, 0]), encoded=True)
+
     def _expect(self, place: Place) -> None:
         """Let the disk fetch an image while others are decoded."""
         start = place.offset - place.offset % mmap.PAGESIZE
@@ -121,7 +148,12 @@ Stored = Packed | Encoded
 
 def shard_file(folder: Path, shard: int) -> Path:
     """The file of a shard."""
-    return folder / f"shard-{shard:05d}.bin"
+    return folder / shard_name(shard, encoded=True)
+
+
+def shard_name(shard: int, encoded: bool) -> str:
+    """The name of a file of images; SINGLE if it is the only one of packed ones."""
+    return f"shard-{shard:05d}.bin" if encoded else f"pixels-{shard:05d}.npy"
 
 
 def decode(content: bytes | memoryview) -> np.ndarray:
@@ -134,8 +166,9 @@ def decode(content: bytes | memoryview) -> np.ndarray:
 
 def stored(folder: Path) -> Stored:
     """What lies in the folder `images` of a prepared data set."""
-    packed = folder / "pixels.npy"
-    return Packed(np.load(packed, mmap_mode="r")) if packed.exists() else Encoded(folder)
+    single = folder / SINGLE
+    parts = [single] if single.exists() else sorted(folder.glob("pixels-*.npy"))
+    return Packed(*(np.load(part, mmap_mode="r") for part in parts)) if parts else Encoded(folder)
 
 
 def _mapped(file: Path) -> mmap.mmap:

@@ -1,118 +1,184 @@
 """Images of a source → the folder `images` of a prepared data set, in the layout that `_storage` reads.
 
-One image after the other, in the order of the rows: the same images are the same bytes, and memory does not grow with
-their number but for the index. Threads read ahead.
+    files ┬ known to the ledger: as they lie there        ┐
+          └ new: read and decoded by several processes    ┴→ in the order of the rows, one after the other
+
+What cannot be used is left out. The same images are the same bytes, however many processes work and whatever was there
+before. Memory grows by a line of KEPT for each image.
 """
 
-import zlib
-from array import array
-from collections import defaultdict, deque
+import binascii
+import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
 
-from pipeline.repro import cores
+from stages.datasets import _ledger
+from stages.datasets._arriving import KEPT, Bad, Kept, Reading, arriving, kept
 from stages.datasets._images import Files, Images, Record
-from stages.datasets._storage import DataError, Place, shard_file
+from stages.datasets._ledger import Ledger
+from stages.datasets._storage import SHARD, Place, shard_name
 
-SHARD = 256 * 2**20  # bytes of a shard, at most: what DVC moves at once
-NAMED = 10  # files that a message lists
+CHUNK = 64  # images that a process reads in one go
+PAYS = 512  # new files from which on the second that other processes need to start is worth it
+HEAD = 128  # bytes before the pixels in a file of NumPy's format
 
 
-class Pack:
-    """Writes `pixels.npy`: `count` images of one shape."""
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What became of the images.
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self._file = (folder / "pixels.npy").open("wb")
-        self._count = count
+    rows: those that were kept, int64 (k,), ascending; the others are in `bad`, by row.
+    kept: KEPT (k,), what is known of each.
+    """
 
-    def add(self, record: Record) -> dict[str, int]:
-        if not self._file.tell():
-            shape = (self._count, *record.pixels.shape)
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(self._file, header)
-        self._file.write(record.pixels.tobytes())
-        return {}
+    rows: np.ndarray
+    kept: np.ndarray
+    bad: dict[int, Bad]
+    encoded: bool
 
-    def close(self) -> None:
-        self._file.close()
+    @property
+    def hashes(self) -> pa.Array:
+        """The sha256 of each image's shape and pixels, str (k,)."""
+        return hexadecimal(self.kept["sha256"])
+
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        """Where each encoded image lies: the columns of Place, int64 (k,)."""
+        return {name: self.kept[name].astype(np.int64) for name in Place._fields} if self.encoded else {}
+
+
+def hexadecimal(digests: np.ndarray) -> pa.Array:
+    """Digests, void (n,), as text, str (n,)."""
+    text = binascii.hexlify(digests.tobytes())
+    ends = np.arange(len(digests) + 1, dtype=np.int32) * (2 * digests.dtype.itemsize)
+    return pa.StringArray.from_buffers(len(digests), pa.py_buffer(ends), pa.py_buffer(text))
 
 
 class Shards:
-    """Writes `shard-00000.bin` and so on, each of at most `size` bytes or of one image."""
+    """Writes images one after the other into files of at most `size` bytes, or of one image."""
 
-    def __init__(self, folder: Path, size: int) -> None:
-        self._folder, self._size = folder, size
+    def __init__(self, folder: Path, size: int, encoded: bool) -> None:
+        self._folder, self._size, self._encoded = folder, size, encoded
         self._shard = -1
         self._file: BinaryIO | None = None
+        self._end = 0  # of what has been written to it
+        self._shape = (0, 0)  # of packed images
 
-    def add(self, record: Record) -> dict[str, int]:
-        """Where the record lies now: the columns of the index."""
-        content = record.content
-        assert content is not None
-        if self._file is None or self._file.tell() + len(content) > self._size:
-            self.close()
-            self._shard += 1
-            self._file = shard_file(self._folder, self._shard).open("wb")
-        height, width, _ = record.pixels.shape
-        place = Place(self._shard, self._file.tell(), len(content), zlib.crc32(content), height, width)
-        self._file.write(content)
-        return place._asdict()
+    def add(self, image: Kept) -> tuple[int, int]:
+        """Which file it lies in now, and from which byte on."""
+        shape = image.line[-2:]
+        if self._file is None or self._end + len(image.content) > self._size:
+            self._begin(shape)
+        assert self._file is not None
+        assert self._encoded or shape == self._shape, "packed images are of one shape"
+        self._file.write(image.content)
+        self._end += len(image.content)
+        return self._shard, self._end - len(image.content)
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        """Packed files learn how many images they hold: the length of their header does not depend on that."""
+        if self._file is None:
+            return
+        if not self._encoded:
+            height, width = self._shape
+            count = (self._end - HEAD) // (height * width * 3)
+            self._file.seek(0)
+            _head(self._file, count, height, width)
+        self._file.close()
+
+    def _begin(self, shape: tuple[int, int]) -> None:
+        self.close()
+        self._shard += 1
+        self._shape = shape
+        self._file = (self._folder / shard_name(self._shard, self._encoded)).open("wb")
+        if not self._encoded:
+            _head(self._file, 0, *shape)
+        self._end = self._file.tell()
 
 
-def write(folder: Path, images: Images, check: Callable[[], None]) -> dict[str, Any]:
-    """Write all images; the columns of their index but for the id: sha256 and, of encoded ones, those of Place.
+def _head(file: BinaryIO, count: int, height: int, width: int) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, 3)}
+    np.lib.format.write_array_header_1_0(file, header)
 
-    check: called before each image, to stop. DataError if files cannot be read, after a look at all of them.
+
+def write(
+    folder: Path, images: Images, scratch: Path, *, near: bool, workers: int, check: Callable[[], None]
+) -> Written:
+    """Put the images into `folder`, all but those that are Unusable.
+
+    scratch: what is there from earlier ingests and for later ones: see `_ledger`.
+    near: whether the perceptual hash of each image is wanted.
+    workers: processes that read files, of which none is started for a few.
+    check: called every CHUNK images, to stop.
     """
-    hashes: list[str] = []
-    places: dict[str, array[int]] = defaultdict(lambda: array("q"))
-    unreadable: dict[int, Exception] = {}
-    encoded = isinstance(images.pixels, Files) and images.pixels.encoded
-    with closing(Shards(folder, SHARD) if encoded else Pack(folder, len(images))) as target:
-        for row, coming in enumerate(_read_ahead(images)):
-            check()
-            try:
-                record, sha256 = coming.result()
-            except Exception as error:  # on damaged files decoders raise nearly anything
-                unreadable[row] = error
-                continue
-            hashes.append(sha256)
-            for column, value in target.add(record).items():
-                places[column].append(value)
-    if unreadable:
-        raise _refusal(images, unreadable)
-    return {"sha256": hashes, **{column: np.array(values) for column, values in places.items()}}
+    files = images.pixels if isinstance(images.pixels, Files) else None
+    reading = Reading(files.content, files.keep, near) if files else None
+    encoded = files is not None and files.encoded
+    lines, rows, count = np.empty(len(images), KEPT), np.empty(len(images), np.int64), 0
+    bad: dict[int, Bad] = {}
+    with closing(Ledger(scratch, reading, encoded)) as ledger:
+        known = _ledger.keys(files, images.ids) if files else np.zeros((len(images), 2), "<u8")
+        found = ledger.find(known)
+        with (
+            closing(Shards(ledger.now, SHARD, encoded)) as shards,
+            (ledger.now / "kept.bin").open("wb", buffering=0) as journal,
+            _bar(len(images)) as bar,
+        ):
+            for chunk, results in _results(images, reading, ledger, found, near, workers):
+                check()
+                good = {row: image for row, image in zip(chunk, results, strict=True) if isinstance(image, Kept)}
+                bad |= {row: image for row, image in zip(chunk, results, strict=True) if isinstance(image, Bad)}
+                here = slice(count, count + len(good))
+                count += len(good)
+                rows[here] = list(good)
+                lines[here] = np.array([image.line for image in good.values()], KEPT)
+                lines["key"][here] = known[rows[here]]
+                places = [shards.add(image) for image in good.values()]
+                lines["shard"][here], lines["offset"][here] = np.array(places, np.int64).reshape(-1, 2).T
+                shards.flush()
+                journal.write(lines[here].tobytes())
+                ledger.written(found[chunk.start : chunk.stop])
+                bar.update(len(chunk))
+        ledger.finish(folder)
+    return Written(rows[:count], lines[:count], bad, encoded)
 
 
-def _read_ahead(images: Images) -> Iterator[Future[tuple[Record, str]]]:
-    def read(row: int) -> tuple[Record, str]:
-        record = images.record(row)
-        return record, record.sha256
+def _results(
+    images: Images, reading: Reading | None, ledger: Ledger, found: np.ndarray, near: bool, workers: int
+) -> Iterator[tuple[range, list[Kept | Bad]]]:
+    """What becomes of each image, CHUNK rows at a time."""
+    files = images.pixels
+    chunks = [range(row, min(row + CHUNK, len(images))) for row in range(0, len(images), CHUNK)]
+    if not isinstance(files, Files):
+        for chunk in chunks:
+            yield chunk, [kept(Record(files[row], None), near, b"") for row in chunk]
+        return
+    assert reading is not None
+    new = found[:, 0] < 0
+    wanted = ([files.items[row] for row in chunk if new[row]] for chunk in chunks)
+    several = workers if new.sum() >= PAYS else 1
+    for chunk, arrived in zip(chunks, arriving(reading, wanted, several), strict=True):
+        coming = iter(arrived)
+        yield (
+            chunk,
+            [
+                next(coming) if new[row] else ledger.read(found[row]) or reading(files.items[row])  # damaged: once more
+                for row in chunk
+            ],
+        )
 
-    with ThreadPoolExecutor(cores()) as pool:
-        coming: deque[Future[tuple[Record, str]]] = deque()
-        for row in range(len(images)):
-            coming.append(pool.submit(read, row))
-            if len(coming) > 2 * cores():
-                yield coming.popleft()
-        yield from coming
 
-
-def _refusal(images: Images, unreadable: dict[int, Exception]) -> DataError:
-    assert isinstance(images.pixels, Files)
-    (first, reason), *others = unreadable.items()
-    names = ", ".join(images.ids[row] for row, _ in others[:NAMED])
-    more = f", nor can {len(others)} others: {names}" if others else ""
-    return DataError(
-        f"{images.pixels.paths[first]} cannot be read ({reason}){more}{', …' if len(others) > NAMED else ''}. "
-        "Replace or remove what is named here, then run the stage again"
-    )
+def _bar(count: int) -> tqdm:
+    live = sys.stderr.isatty()
+    return tqdm(total=count, unit="images", unit_scale=True, desc="ingest", mininterval=0.5 if live else 10, delay=2)

@@ -53,6 +53,10 @@ class ResNet(nn.Module):
             x = layer(x)
         return x.mean(dim=(2, 3))
 
+    def taps(self) -> dict[str, nn.Module]:
+        """What may be looked at on the way, from the first to the last; the mean of layer4 is the output."""
+        return {"stem": self.maxpool, "layer1": self.layer1, "layer2": self.layer2, "layer3": self.layer3}
+
 
 class _Block(nn.Module):
     """A residual branch beside a shortcut, which is projected where the shape changes."""

@@ -32,6 +32,10 @@ class SmallResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(images)))
         return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
 
+    def taps(self) -> dict[str, nn.Module]:
+        """What may be looked at on the way, from the first to the last; the mean of layer3 is the output."""
+        return {"stem": self.relu, "layer1": self.layer1, "layer2": self.layer2}
+
 
 class _Block(nn.Module):
     def __init__(self, channels: int, width: int, stride: int) -> None:

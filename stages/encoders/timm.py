@@ -5,6 +5,7 @@ it holds the network as a program of torch.export.
 """
 
 from difflib import get_close_matches
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -28,6 +29,12 @@ class Timm(nn.Module):
             known = ", ".join(get_close_matches(model, timm.list_models(), cutoff=0.3))
             raise ValueError(f"timm has no model {model!r}; near it are {known}")
         try:
-            return timm.create_model(model, pretrained=False, num_classes=0, **arguments)
+            network: Any = timm.create_model(model, pretrained=False, num_classes=0, **arguments)
         except TypeError as error:
             raise ValueError(f"timm does not make a {model} of {arguments}: {error}") from error
+        network.taps = MethodType(cls.taps, network)
+        return network
+
+    def taps(self: Any) -> dict[str, nn.Module]:
+        """What may be looked at on the way, from the first to the last: timm's own list, under timm's names."""
+        return {info["module"]: self.get_submodule(info["module"]) for info in self.feature_info}

@@ -57,6 +57,10 @@ class VisionTransformer(nn.Module):
         x = self.norm(self.blocks(x))
         return x[:, 0] if self.pool == "class" else x[:, 1:].mean(dim=1)
 
+    def taps(self) -> dict[str, nn.Module]:
+        """What may be looked at on the way, from the first to the last."""
+        return {"stem": self.patch_embed} | {f"block{k}": block for k, block in enumerate(self.blocks, 1)}
+
 
 class _Patches(nn.Module):
     """Images (n, 3, h, w) → tokens (n, patches, width), row by row."""

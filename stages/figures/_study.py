@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline import paths
 from pipeline.errors import MissingInput, ParamsError
+from pipeline.private import masked
 from stages.datasets._prepared import Prepared
 from stages.figures import _rows
 from stages.figures._rows import Row
@@ -22,9 +23,21 @@ Section = dict[str, Any]  # params.yaml: name -> block
 class Study:
     """A study as its report sees it; the sections are those of params.yaml."""
 
-    def __init__(self, name: str, datasets: Section, runs: Section, evaluations: Section, finetunes: Section) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        private: bool,  # nothing of a single image may be shown: neither pixels nor its id nor a path
+        datasets: Section,
+        runs: Section,
+        evaluations: Section,
+        finetunes: Section,
+        selections: Section,
+    ) -> None:
+        self.name, self.private = name, private
+        sections = (datasets, runs, evaluations, finetunes, selections)
+        datasets, runs, evaluations, finetunes, selections = map(masked, sections) if private else sections
         self.datasets, self.runs, self.evaluations, self.finetunes = datasets, runs, evaluations, finetunes
+        self.selections = selections
 
     @cached_property
     def results(self) -> dict[str, dict[str, Any]]:
@@ -73,7 +86,8 @@ class Study:
     @cached_property
     def receipts(self) -> list[dict[str, Any]]:
         """One per stage, in running order."""
-        return [_json(paths.receipt(stage), stage) for stage in self.stages]
+        receipts = [_json(paths.receipt(stage), stage) for stage in self.stages]
+        return masked(receipts) if self.private else receipts
 
     @property
     def stages(self) -> list[str]:
@@ -84,11 +98,22 @@ class Study:
             "embed": self.evaluations,
             "evaluate": self.evaluations,
             "finetune": self.finetunes,
+            "select": self.selections,
         }
         return [f"{command}@{name}" for command, section in commands.items() for name in section]
 
     def prepared(self, dataset: str) -> Prepared:
         return self._prepared.setdefault(dataset, Prepared(paths.dataset(dataset)))
+
+    def summary(self, dataset: str) -> dict[str, Any]:
+        """What is known of the images of a data set: counts, sizes, colors, duplicates, leaks."""
+        return _json(paths.dataset(dataset) / "summary.json", f"prepare@{dataset}")
+
+    def quarantine(self, dataset: str) -> list[dict[str, str]]:
+        """The files that were left out: file, kind, reason."""
+        path = _present(paths.dataset(dataset) / "quarantine.csv", f"prepare@{dataset}")
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
 
     def seed(self, row: Row) -> int:
         """The seed that stands for a row where only one can be shown: the lowest."""
@@ -98,6 +123,10 @@ class Study:
         """float32 (n, d), one line per image of the row's data set."""
         path = paths.features(row.name) / f"seed-{self.seed(row)}.npy"
         return np.load(_present(path, f"embed@{row.name}"), mmap_mode="r")
+
+    def taps(self, row: Row) -> list[str]:
+        """The names of the layers whose features were kept, from the first to the last."""
+        return _json(paths.features(row.name) / "taps.json", f"embed@{row.name}")
 
     def predictions(self, row: Row, probe: str, seeds: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Test predictions of a probe: pixel rows, labels and predicted labels, int64 (m,), by seed and row."""
@@ -121,7 +150,7 @@ def _curve(run: str, seed: int) -> Curve:
         return [(int(line["epoch"]), float(line["loss"])) for line in csv.DictReader(file)]
 
 
-def _json(path: Path, stage: str) -> dict[str, Any]:
+def _json(path: Path, stage: str) -> Any:
     return json.loads(_present(path, stage).read_text())
 
 

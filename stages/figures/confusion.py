@@ -33,10 +33,11 @@ def section(study: Study) -> Section | None:
         f"{escape(study.main.name)}, {probe} probe, {_numbers.many(len(rows) // len(seeds), 'test image')} × "
         f"{_numbers.many(len(seeds), 'seed')}. Each line adds up to 100 %; errors are colored by their share."
     )
-    if misread:
+    if misread and not study.private:
         caption += f" Images: {min(SHOWN, len(misread))} of the {len(misread)} that are misread with the first seed."
     matrix = count(labels, predicted, len(data.classes))
-    shown = [(data.images.image(row), label, said) for row, label, said in misread[:SHOWN]]
+    visible = [] if study.private else misread[:SHOWN]
+    shown = [(data.images.image(row), label, said) for row, label, said in visible]
     return Section("confusion", "Confusion", caption, draw(matrix, data.classes, shown))
 
 

@@ -36,10 +36,13 @@ def section(study: Study) -> Section | None:
         panels.append((row, project(study.features(row)[shown]), predicted[np.searchsorted(at, shown)]))
     caption = (
         f"t-SNE of the features of {n.many(len(shown), 'test image')} (cosine, perplexity 30, first seed): what is "
-        "near is similar, distances between groups mean nothing. Color and name are the true class. Hover over a point "
-        "to see its image."
+        "near is similar, distances between groups mean nothing. Color and name are the true class."
     )
-    body = draw(panels, data.labels[shown], data.classes, map(data.images.image, shown.tolist()))
+    if study.private:
+        return Section("map", "Feature map", caption, draw(panels, data.labels[shown], data.classes))
+    caption += " Hover over a point to see its image."
+    body = draw(panels, data.labels[shown], data.classes)
+    body += tiles(data.labels[shown], data.classes, map(data.images.image, shown.tolist()))
     return Section("map", "Feature map", caption, body)
 
 
@@ -55,15 +58,10 @@ def project(features: np.ndarray) -> np.ndarray:
     return (places - (low + high) / 2) / (high - low).max() + 0.5
 
 
-def draw(
-    panels: Sequence[tuple[Row, np.ndarray, np.ndarray]],
-    labels: np.ndarray,
-    classes: Sequence[str],
-    images: Iterable[np.ndarray],
-) -> str:
-    """`panels` are (row, places (n, 2), predicted (n,)); labels (n,) and the n images uint8 (h, w, 3) are shared."""
+def draw(panels: Sequence[tuple[Row, np.ndarray, np.ndarray]], labels: np.ndarray, classes: Sequence[str]) -> str:
+    """`panels` are (row, places (n, 2), predicted (n,)); labels (n,) are shared."""
     drawn = "".join(_panel(row, places, predicted, labels, classes) for row, places, predicted in panels)
-    return f'<div class="panels" id="points">{drawn}</div>{_tiles(labels, classes, images)}'
+    return f'<div class="panels" id="points">{drawn}</div>'
 
 
 def color(label: int, classes: int) -> str:
@@ -96,8 +94,8 @@ def _panel(row: Row, places: np.ndarray, predicted: np.ndarray, labels: np.ndarr
     return f"<figure class='{row.style}'>{figure}<figcaption>{caption}</figcaption></figure>"
 
 
-def _tiles(labels: np.ndarray, classes: Sequence[str], images: Iterable[np.ndarray]) -> str:
-    """What the hover needs: the sheet of images and the class of each."""
+def tiles(labels: np.ndarray, classes: Sequence[str], images: Iterable[np.ndarray]) -> str:
+    """What the hover needs: the sheet of n images uint8 (h, w, 3) and the class of each."""
     sheet, columns = _images.sheet(images)
     side = sheet.shape[1] // columns
     facts = {

@@ -27,8 +27,8 @@ class Strip:
 
 
 def section(study: Study) -> Section | None:
-    """None in a study without kNN scores."""
-    if study.main is None:
+    """None in a study without kNN scores or with private images."""
+    if study.main is None or study.private:
         return None
     data = study.prepared(study.main.dataset)
     rows, labels, read = study.predictions(study.main, "knn", [study.seed(study.main)])

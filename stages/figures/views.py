@@ -28,7 +28,9 @@ class Drawn:
 
 
 def section(study: Study) -> Section | None:
-    """One block per different `views:` of the runs that train; None where nothing trains."""
+    """One block per different `views:` of the runs that train; None where nothing trains or images are private."""
+    if study.private:
+        return None
     groups: dict[str, list[str]] = {}
     for run in study.curves:
         block = study.runs[run]

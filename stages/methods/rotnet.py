@@ -7,25 +7,11 @@ The method turns the images itself. Views that are turned already would blur the
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from stages.methods._method import Batch, Method, Setting
 from stages.networks.gathering import gather
 from stages.networks.heads import classifier
-from stages.networks.precision import full_precision
-
-TURNS = 4
-
-
-def turned(images: Tensor) -> Tensor:
-    """Square images (n, c, s, s) → (4n, c, s, s): row 4i + k is image i turned by k quarters."""
-    return torch.stack([images.rot90(k, (2, 3)) for k in range(TURNS)], 1).flatten(0, 1)
-
-
-@full_precision
-def turn_loss(logits: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (4n, 4) whose row 4i + k belongs to the turn k."""
-    return cross_entropy(logits, torch.arange(TURNS, device=logits.device).repeat(len(logits) // TURNS))
+from stages.networks.turns import TURNS, turn_loss, turned
 
 
 class RotNet(Method):

@@ -30,3 +30,43 @@ class Teacher(nn.Module):
         """Move towards the modules that it was copied from: momentum 1 stays, momentum 0 copies."""
         online: list[Tensor] = [p for module in modules for p in module.parameters()]
         torch._foreach_lerp_(list(self.parameters()), online, 1 - momentum)
+
+
+def early(step: int, momentum: float) -> float:
+    """Mean Teacher's momentum after step 0, 1, …: min(1 − 1/(step + 1), m), at first the plain mean of all weights."""
+    return min(1 - 1 / (step + 1), momentum)
+
+
+class Average(Teacher):
+    """A teacher that counts its steps and follows with `early`'s momentum; 1: the plain mean to the end."""
+
+    def __init__(self, *modules: nn.Module, momentum: float) -> None:
+        super().__init__(*modules)
+        self.momentum = momentum
+        self.steps = 0
+
+    @torch.no_grad()
+    def add(self, *modules: nn.Module, statistics: bool) -> None:
+        """Move towards the modules; `statistics`: take over their buffers too, where the teacher sees no images."""
+        self.follow(*modules, momentum=early(self.steps, self.momentum))
+        self.steps += 1
+        if statistics:
+            for own, theirs in zip(self.copies.buffers(), nn.ModuleList(modules).buffers(), strict=True):
+                own.copy_(theirs)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps = int(state)
+
+
+class Frozen:
+    """A network that is given and stays: no part of who asks it, nor of its state; in eval mode, without gradient."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.network(x)

@@ -31,9 +31,12 @@ def summarize(
     """{"top1", "balanced_accuracy", "macro_f1": score} of s classifiers judged on the same images.
 
     splits: "val", "test" → labels (n,) and predicted (s, n), int64 arrays or tensors.
-    groups: of the n test images, as in `intervals`; None where every image is its own group.
+    groups: of the n test images, as in `intervals`; None where every image is its own group. Where they are fewer than
+        the images, the protocol says how many.
     """
     scores: dict[str, dict[str, Any]] = {}
+    if groups is not None and (count := len(set(groups))) < len(groups):
+        protocol = f"{protocol}, interval over {count:,} groups of test images"
     for split, (labels, predicted) in splits.items():
         each = [accuracies(labels, row) for row in predicted]
         for name in each[0]:

@@ -31,6 +31,8 @@ class Table:
     ids: str (n,).
     groups: (n,) of any kind; images of one group are one draw of the bootstrap.
     pairs, pair_rows: float32 (2, m, d), features of two views of each of the images int64 (m,); geometry needs them.
+    taps: float32 (n, d) by name, what every layer gives, from the first to the last; layers needs them.
+    budgets: by name, int64 rows of the training images whose label each draw grants; few_labels needs them.
     """
 
     features: Tensor
@@ -41,6 +43,8 @@ class Table:
     groups: np.ndarray
     pairs: Tensor | None = None
     pair_rows: Tensor | None = None
+    taps: dict[str, Tensor] = field(default_factory=dict)
+    budgets: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def labelled(self, split: str) -> Tensor:
         """The rows of a split that have a label, int64."""
@@ -53,7 +57,12 @@ class Table:
         return self.features[rows], self.labels[rows]
 
     def require_labels(self) -> None:
-        """Refuse a class with nothing to fit on, and a validation or test split with nothing to judge on."""
+        """Refuse fewer than 2 classes, one with nothing to fit on, and a split with nothing to judge on."""
+        if len(self.classes) < 2:
+            raise Refusal(
+                f"the labels are of {len(self.classes)} class(es), so there is nothing to tell apart: label images of "
+                f"more, or take the probes that need labels out of the evaluation"
+            )
         counts = torch.bincount(self.labels[self.labelled("train")], minlength=len(self.classes))
         missing = [name for name, count in zip(self.classes, counts.tolist(), strict=True) if not count]
         if missing:
@@ -76,6 +85,7 @@ class Verdict:
     protocol: how it was obtained, in words that are equal for all runs that may be compared.
     labels_used: training labels the probe was fitted on.
     predictions: "val", "test" → int64 class of each of `table.labelled(split)`; metrics and intervals follow from them.
+    draws: as predictions, (draws, m), where a probe was fitted once for every draw of a budget; they are not kept.
     values: "val", "test" → {metric: value}, for what is not a classification.
     chosen: what was picked on the validation images, by name.
     """
@@ -83,5 +93,6 @@ class Verdict:
     protocol: str
     labels_used: int
     predictions: dict[str, Tensor] = field(default_factory=dict)
+    draws: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     chosen: dict[str, float] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from pipeline.params import Count, Positive
 from stages.probes._table import JUDGED, Table, Verdict
 
 CELLS = 2**24  # similarities held at a time
-GROUP = 64  # columns that are passed over together where their largest value is too small
+GROUP = 16  # columns that are passed over together where their largest value is too small
 
 
 def score(table: Table, *, k: Count, temperature: Positive) -> Verdict:
@@ -63,9 +63,9 @@ def _largest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
     groups, rest = divmod(similarity.shape[1], GROUP)
     if groups <= 2 * count:
         return similarity.topk(count)
-    grouped = similarity[:, : groups * GROUP].unflatten(1, (groups, GROUP))
-    chosen = grouped.amax(2).topk(count, sorted=False).indices
-    columns = (chosen[:, :, None] * GROUP + torch.arange(GROUP, device=chosen.device)).flatten(1)
+    maxima = similarity[:, : groups * GROUP].unflatten(1, (GROUP, groups)).amax(1)  # a group is every groups-th column
+    chosen = _largest(maxima, count)[1]
+    columns = (chosen[:, :, None] + groups * torch.arange(GROUP, device=chosen.device)).flatten(1)
     last = torch.arange(rest, device=chosen.device) + groups * GROUP
     columns = torch.cat([columns, last.expand(len(columns), -1)], 1)
     values, places = similarity.gather(1, columns).topk(count)

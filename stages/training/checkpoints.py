@@ -11,7 +11,7 @@ import torch
 from pipeline.scratch import write_atomically
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
-SHARE = 0.02  # of the time that checkpoints may cost
+SHARE = 0.01  # of the time that checkpoints may cost
 LEAST = 5.0  # seconds between two checkpoints at the least
 
 

@@ -48,9 +48,9 @@ def placed(images: Stored, device: torch.device) -> Store:
     if device.type != "cuda" or isinstance(images, Encoded):
         return images
     free, _ = torch.cuda.mem_get_info(device)
-    if images.pixels.nbytes > SHARE * free:
+    if images.bytes > SHARE * free:
         return images
-    pixels = torch.empty(images.pixels.shape, dtype=torch.uint8, device=device)
+    pixels = torch.empty((len(images), *images.canvas, 3), dtype=torch.uint8, device=device)
     for part, rows in zip(pixels.split(2**12), torch.arange(len(images)).split(2**12), strict=True):
         part.copy_(fetched(images, rows, device).values)
     return Resident(pixels)

@@ -12,7 +12,6 @@ import io
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -25,15 +24,16 @@ from pipeline.params import Block, Count, NonNegative
 from stages.methods._method import Batch, Learner
 from stages.networks.gathering import rank, ranks
 from stages.training import guards, memory
+from stages.training.batches import Batches, Beside
 from stages.training.checkpoints import Checkpoints
 from stages.training.distributed import agreed, handed_out, own, share_buffers, sum_gradients
 from stages.training.feed import Feed, Store
 from stages.training.optimizers import Optimizer, make_optimizer
-from stages.training.randomness import shuffled
-from stages.training.schedules import warmup_cosine
+from stages.training.schedules import Schedule, rate
 from stages.views._draws import Source
 from stages.views._operations import Pixels
 
+HOST = torch.device("cpu")
 LOG_EVERY = 20  # steps between two looks at the loss: each costs a sync with the device
 
 Curves = list[dict[str, float]]
@@ -61,6 +61,7 @@ class Images(NamedTuple):
     store: Store  # where its batches come from
     labels: Tensor  # int64 (n,) on the device: −1 where there is none
     rows: Tensor  # int64, on the host
+    beside: Beside | None = None  # what it sees beside them, without labels
 
 
 class Plan(NamedTuple):
@@ -74,6 +75,7 @@ class Plan(NamedTuple):
     precision: str
     look: Callable[[int], dict[str, float]] | None  # epoch → scalars to watch; changes no bit
     plain: Callable[[], Iterable[Tensor]] | None  # all images it may see, in order, as the encoder is given them
+    schedule: Schedule = "cosine"  # of the learning rate
 
 
 class Host(Protocol):
@@ -95,22 +97,22 @@ class Trainer:
     def __init__(self, method: Learner, images: Images, plan: Plan, checkpoints: Checkpoints, host: Host) -> None:
         self.method, self.images, self.plan, self.checkpoints, self.host = method, images, plan, checkpoints, host
         self.device = images.labels.device
-        self.size = plan.settings.batch_size
-        self.per_epoch = len(images.rows) // self.size
+        self.size, self.pieces = plan.settings.batch_size, plan.settings.accumulate
+        self.batches = Batches(
+            images.rows, images.beside, images=len(images.labels), size=self.size, pieces=self.pieces, seed=plan.seed
+        )
+        self.per_epoch = self.batches.per_epoch
         if not self.per_epoch:
             raise TrainingError(
                 f"{plan.name}: batch_size {self.size} is larger than the {len(images.rows)} images it may see; "
                 f"make it {len(images.rows)} or less"
             )
-        self.pieces = plan.settings.accumulate
         require_parts(plan.name, self.size, self.pieces)
         self.steps = plan.epochs * self.per_epoch
         self.optimizer = make_optimizer(method, plan.settings.optimizer)
         self.step = 0
         self.curves: Curves = []
         self._sums: dict[str, Tensor] = {}
-        self._order = lru_cache(2)(partial(shuffled, images.rows, seed=plan.seed))  # an epoch and the next
-        self._order_here = lru_cache(1)(lambda epoch: self._order(epoch=epoch).to(self.device))  # one sync an epoch
         self._kept = 0  # step of the last checkpoint
         self._suspect = -1  # a step up to which every loss is looked at, after one was not finite
         if not self._load():
@@ -131,11 +133,11 @@ class Trainer:
                 lost, save, stop = agreed(lost, not rank() and self.checkpoints.due, self.host.stopping)
                 if lost:
                     self._replay()
-                    bar.n = self.step * self.size
+                    bar.n = self.step * self.batches.count
                     continue
                 if looked:
                     bar.set_postfix_str(f"loss {scalars['loss'].item():.4f}", refresh=False)
-                bar.update(self.size)
+                bar.update(self.batches.count)
                 if at_end:
                     self._close_epoch(bar)
                 if save or stop or self.step == self.steps:
@@ -150,19 +152,15 @@ class Trainer:
         """The rows of a step's batch that this rank sees, int64 on the host; none after the last step."""
         if step >= self.steps:
             return self.images.rows[:0]
-        return own(self._batch(self._order(epoch=step // self.per_epoch), step), self.pieces)
-
-    def _batch(self, order: Tensor, step: int) -> Tensor:
-        position = step % self.per_epoch
-        return order[position * self.size : (position + 1) * self.size]
+        return self.batches.row(own(self.batches.at(step, HOST), self.pieces))
 
     def _advance(self, feed: Feed) -> dict[str, Tensor]:
         """One optimizer step; its scalars."""
         self._set_rate()
-        rows = own(self._batch(self._order_here(self.step // self.per_epoch), self.step), self.pieces)
-        pixels = feed.take(self.step, rows)
+        sightings = own(self.batches.at(self.step, self.device), self.pieces)
+        pixels = feed.take(self.step, self.batches.row(sightings))
         try:
-            scalars = self._update(pixels, rows)
+            scalars = self._update(pixels, sightings)
         except (RuntimeError, MemoryError) as error:
             if not memory.exhausted(error):
                 raise
@@ -172,23 +170,25 @@ class Trainer:
             for name, value in scalars.items():
                 self._sums[name] = self._sums.get(name, 0) + value
             return scalars
-        raise self._too_large(pixels, rows)  # out here, where what the step held is free again
+        raise self._too_large(pixels, sightings)  # out here, where what the step held is free again
 
-    def _update(self, pixels: Pixels, rows: Tensor) -> dict[str, Tensor]:
+    def _update(self, pixels: Pixels, sightings: Tensor) -> dict[str, Tensor]:
         """Forward and backward of every piece, and the step; scalars are means over pieces."""
         self.optimizer.zero_grad(set_to_none=True)
-        count = len(rows) // self.pieces
-        found = [self._gradients(*piece) for piece in zip(pixels.split(count), rows.split(count), strict=True)]
+        count = len(sightings) // self.pieces
+        found = [self._gradients(*piece) for piece in zip(pixels.split(count), sightings.split(count), strict=True)]
         sum_gradients(self.method)
         self.optimizer.step()
         return {name: torch.stack([scalars[name] for scalars in found]).mean(0) for name in found[0]}
 
-    def _gradients(self, pixels: Pixels, rows: Tensor) -> dict[str, Tensor]:
+    def _gradients(self, pixels: Pixels, sightings: Tensor) -> dict[str, Tensor]:
         """Add the gradients of one piece to those there are; its scalars."""
-        source = Source(seed=self.plan.seed, epoch=self.step // self.per_epoch, index=rows)
+        source = Source(seed=self.plan.seed, epoch=self.step // self.per_epoch, index=sightings)
         views = self.plan.make_views(pixels, source)
+        rows = self.batches.row(sightings)
+        labels = self.batches.hidden(self.images.labels[rows])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
-            scalars = self.method(Batch(views, rows, self.images.labels[rows], self.step / self.steps))
+            scalars = self.method(Batch(views, rows, labels, self.step / self.steps))
         (scalars["loss"] / self.pieces).backward()
         return {name: value.detach().double() for name, value in scalars.items()}
 
@@ -201,17 +201,17 @@ class Trainer:
         self.method.train()
         return self.images.rows.to(self.device), found
 
-    def _too_large(self, pixels: Pixels, rows: Tensor) -> TrainingError:
+    def _too_large(self, pixels: Pixels, sightings: Tensor) -> TrainingError:
         """What would fit, found out by trying; with several ranks the others wait for the step, so nothing is tried."""
         self.optimizer.zero_grad(set_to_none=True)
-        count, fits = len(rows) // self.pieces, None
+        count, fits = len(sightings) // self.pieces, None
         if ranks() == 1:
-            fits = memory.most_that_fits(lambda n: self._gradients(pixels.split(n)[0], rows[:n]), count)
+            fits = memory.most_that_fits(lambda n: self._gradients(pixels.split(n)[0], sightings[:n]), count)
         return memory.out_of_memory(self.plan.name, self.step, count, fits, self.pieces, self._kept)
 
     def _set_rate(self) -> None:
         warmup = round(self.plan.settings.warmup_epochs * self.per_epoch)
-        factor = warmup_cosine(self.step, steps=self.steps, warmup=warmup)
+        factor = rate(self.step, steps=self.steps, warmup=warmup, schedule=self.plan.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.settings.optimizer.learning_rate * self.size / 256 * factor
 
@@ -228,8 +228,8 @@ class Trainer:
 
     def _bar(self) -> tqdm:
         return tqdm(
-            total=self.steps * self.size,
-            initial=self.step * self.size,
+            total=self.steps * self.batches.count,
+            initial=self.step * self.batches.count,
             unit="images",
             unit_scale=True,
             desc=self.plan.name,
@@ -278,8 +278,8 @@ class Trainer:
         if self.step <= self._suspect:
             if rank():  # rank 0 says it
                 raise Stopped(signal.SIGTERM)
-            order = self._order(epoch=(self.step - 1) // self.per_epoch)
-            raise guards.not_finite(self.plan.name, self.step, self._batch(order, self.step - 1))
+            rows = self.batches.row(self.batches.at(self.step - 1, HOST))
+            raise guards.not_finite(self.plan.name, self.step, rows)
         print(f"{self.plan.name}: the loss is not finite at step {self.step}; again from the checkpoint", flush=True)
         self._suspect = self.step
         self._load()

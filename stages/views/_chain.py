@@ -1,10 +1,11 @@
-"""The operations that SimCLR, BYOL and SwAV share; color gives an image away, so color is changed most."""
+"""What policies share: the operations of SimCLR, BYOL and SwAV, and where labels are learned the place of an image."""
 
 from collections.abc import Sequence
 
 from stages.views._draws import Draws
 from stages.views._operations import Pixels
 from stages.views._random import (
+    AnyCrop,
     Crop,
     Jitter,
     Kernel,
@@ -13,6 +14,8 @@ from stages.views._random import (
     random_grayscale,
     random_jitter,
     random_rotation,
+    random_shift,
+    whole,
 )
 from stages.views._steps import Step
 
@@ -31,7 +34,7 @@ def chain(
     blur: Kernel,
     blurred: Sequence[float],
 ) -> list[Step | None]:
-    """The steps crop and flip, rotation, jitter, grayscale and blur, in SimCLR's order.
+    """The steps crop and flip, rotation, jitter, grayscale and blur, in SimCLR's order: color gives an image away.
 
     `blurred`: the probability of a blur, one for all or one for each of the stacked views.
     """
@@ -42,3 +45,15 @@ def chain(
         random_grayscale(draws, grayscale),
         random_blur(draws, blur, blurred),
     ]
+
+
+def placed(
+    draws: Draws, images: Pixels, size: int, *, crop: AnyCrop, flip: float, rotation: float
+) -> list[Step | None]:
+    """The steps crop and flip, and rotation, for one view: a resized crop, or a padded one of the whole image."""
+    steps: list[Step | None]
+    if isinstance(crop, Crop):
+        steps = [random_crop(draws, images, size, crop, flip, views=1)]
+    else:
+        steps = [whole(images, size), random_shift(draws, size, crop, flip)]
+    return [*steps, random_rotation(draws, rotation)]

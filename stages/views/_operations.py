@@ -62,6 +62,13 @@ class Factors(NamedTuple):
     order: Tensor
 
 
+class Symmetry(NamedTuple):
+    """How each square image is laid down: int64 (n,) quarter turns, 0 … 3; bool (n,) the top at the bottom then."""
+
+    quarters: Tensor
+    upside_down: Tensor
+
+
 class Passes(NamedTuple):
     """An order of the images, and which of them, so ordered, the early blends, the turn and the late blends change."""
 
@@ -174,13 +181,14 @@ def _lean(before: Tensor, spared: Tensor) -> Passes:
 def _blend_(images: Tensor, blends: Tensor, strengths: Tensor) -> None:
     """Each image in place by its blend: strength · image + (1 - strength) · black, mean gray or gray, clamped."""
     strengths, blends = strengths[:, None, None, None], blends[:, None, None, None]
-    luma = _luma(images)
-    mean = luma.mean(dim=(2, 3), keepdim=True).mul_((1 - strengths) * (blends == CONTRAST))
-    other = luma.mul_((1 - strengths) * (blends == SATURATION)).add_(mean)
+    gray = luma(images)
+    mean = gray.mean(dim=(2, 3), keepdim=True).mul_((1 - strengths) * (blends == CONTRAST))
+    other = gray.mul_((1 - strengths) * (blends == SATURATION)).add_(mean)
     torch.addcmul(other, images, strengths, out=images).clamp_(0, 1)
 
 
-def _luma(images: Tensor) -> Tensor:
+def luma(images: Tensor) -> Tensor:
+    """The gray of each pixel, (n, 1, h, w)."""
     red, green, blue = images.split(1, dim=1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
@@ -215,7 +223,7 @@ def _turn_hue_(images: Tensor, turns: Tensor) -> None:
 def grayscale(images: Tensor, flags: Tensor) -> Tensor:
     """The images flagged by bool (n,) in gray, still with three channels."""
     gray = flags.to(images.dtype)[:, None, None, None]
-    return torch.addcmul(_luma(images) * gray, images, 1 - gray)
+    return torch.addcmul(luma(images) * gray, images, 1 - gray)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
@@ -245,6 +253,16 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     across, down = angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y
     grid = torch.stack([across * (2 / width), down * (2 / height)], dim=-1)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).clamp_(0, 1)
+
+
+def turn(images: Tensor, symmetry: Symmetry) -> Tensor:
+    """Square images turned by quarters counterclockwise, then upside down: their pixels in another order, no sum."""
+    side = images.shape[2]
+    straight = torch.arange(side * side, device=images.device).view(side, side)
+    turned = torch.stack([straight.rot90(quarters) for quarters in range(4)])
+    orders = torch.cat([turned, turned.flip(1)]).flatten(1)  # the eight symmetries of the square
+    order = orders[symmetry.quarters + 4 * symmetry.upside_down]
+    return images.flatten(2).gather(2, order[:, None].expand(-1, 3, -1)).view_as(images)
 
 
 def solarize(images: Tensor, flags: Tensor, threshold: float) -> Tensor:

@@ -10,12 +10,12 @@ from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
-from torch import Tensor, cat, full_like, minimum, where
+from torch import Tensor, cat, full_like, minimum, where, zeros_like
 
 from pipeline.params import Block, Count, NonNegative, Positive, Probability
 from stages.views import _operations as op
 from stages.views._draws import Draws
-from stages.views._operations import Box, Factors, Pixels
+from stages.views._operations import Box, Factors, Pixels, Symmetry
 from stages.views._steps import Step
 
 CANDIDATES = 10  # boxes tried before a central one is taken
@@ -174,6 +174,19 @@ def random_rotation(draws: Draws, degrees: float) -> Step | None:
     """Each view turned by up to `degrees` either way."""
     angles = draws.uniform(-degrees, degrees)
     return Step(op.rotate, angles, where=None) if degrees else None
+
+
+def random_turn(draws: Draws, quarter_turns: bool, vertical_flip: float) -> Step | None:
+    """Views turned by 0°, 90°, 180° or 270°, each equally often, and upside down with probability `vertical_flip`."""
+    symmetry = draw_symmetry(draws, quarter_turns, vertical_flip)
+    where = (symmetry.quarters > 0) | symmetry.upside_down
+    return Step(op.turn, symmetry, where=where) if quarter_turns or vertical_flip else None
+
+
+def draw_symmetry(draws: Draws, quarter_turns: bool, vertical_flip: float) -> Symmetry:
+    """Quarter turns, all 0 if they are off, and who stands upside down."""
+    quarters = draws.integers(4)
+    return Symmetry(quarters if quarter_turns else zeros_like(quarters), draws.bernoulli(vertical_flip))
 
 
 def random_solarize(draws: Draws, probability: Sequence[float], threshold: float) -> Step | None:

@@ -3,10 +3,11 @@
 from torch import Tensor
 
 from pipeline.params import NonNegative, Probability
+from stages.views._chain import placed
 from stages.views._draws import Source
 from stages.views._operations import Pixels
-from stages.views._random import AnyCrop, Crop, random_crop, random_rotation, random_shift, whole
-from stages.views._steps import Step, render
+from stages.views._random import AnyCrop
+from stages.views._steps import render
 
 
 def make_views(
@@ -20,10 +21,5 @@ def make_views(
     (ImageNet: area 0.2 to 1) or a padded one {padding} (CIFAR: 4 pixels; He et al. 2016, §4.2); `rotation` is in
     degrees, either way.
     """
-    draws = source.view(0)
-    steps: list[Step | None]
-    if isinstance(crop, Crop):
-        steps = [random_crop(draws, images, size, crop, flip, views=1)]
-    else:
-        steps = [whole(images, size), random_shift(draws, size, crop, flip)]
-    return render(images, source, size, [*steps, random_rotation(draws, rotation)], 1)
+    steps = placed(source.view(0), images, size, crop=crop, flip=flip, rotation=rotation)
+    return render(images, source, size, steps, 1)

@@ -1,0 +1,135 @@
+"""Taking images out of the files of a person: the files themselves, rows of tables. Whole or not at all, each."""
+
+import csv
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+from pipeline.scratch import write_atomically
+
+LEAST = 32  # bytes that say of something that it is an image
+
+
+def files(root: Path, names: Iterable[str]) -> None:
+    """Remove files below `root`, what they are links to, and the folders that are empty then."""
+    for name in names:
+        path = root / name
+        for file in (path.resolve(), path):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that is not empty
+            for folder in path.relative_to(root).parents[:-1]:
+                if (root / folder).exists():
+                    (root / folder).rmdir()
+
+
+def rows(table: Path, names: Iterable[str], column: str = "file") -> None:
+    """Remove the rows of a CSV or parquet table whose `column` is one of `names`; the others keep their bytes."""
+    table = table.resolve()
+    gone = {normalize("NFC", name) for name in names}
+    read = _parquet if table.suffix.lower() != ".csv" else _csv
+    content = table.read_bytes()
+    kept = read(content, gone, column)
+    if kept != content:
+        write_atomically(table, kept)
+
+
+def members(tar: Path, names: Iterable[str]) -> None:
+    """Remove images from a tar file, and all members that share their names but for the suffix."""
+    tar, gone = tar.resolve(), {_stem(name) for name in names}
+    new = tar.with_name(f".{tar.name}.new")
+    with tarfile.open(tar, "r:") as old, tarfile.open(new, "w:", format=tarfile.PAX_FORMAT) as kept:
+        for member in old:
+            if _stem(member.name.removeprefix("./")) not in gone:
+                kept.addfile(member, old.extractfile(member) if member.isreg() else None)
+    new.replace(tar)
+
+
+def cells(parquet: Path, rows: Iterable[int], group: str | None) -> None:
+    """Empty the rows of a parquet file of images, but for the split: the others keep their numbers, and so their ids.
+
+    A group that every row needs becomes "forgotten".
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parquet, gone, first = parquet.resolve(), set(rows), 0
+    new = parquet.with_name(f".{parquet.name}.new")
+    old = pq.ParquetFile(parquet)
+    with pq.ParquetWriter(new, old.schema_arrow) as kept:
+        for number in range(old.num_row_groups):
+            table = old.read_row_group(number)
+            empty = pa.array([first + row in gone for row in range(len(table))])
+            columns = {name: _emptied(name, table[name], empty, group) for name in table.column_names}
+            kept.write_table(pa.table(columns, schema=old.schema_arrow), row_group_size=len(table))
+            first += len(table)
+    new.replace(parquet)
+
+
+def _emptied(name: str, column: Any, empty: Any, group: str | None) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if name == "split":
+        return column
+    filler = pa.scalar("forgotten" if name == group else None, column.type)
+    return pc.if_else(empty, filler, column)
+
+
+def _stem(name: str) -> str:
+    """A member's name up to the first dot behind its folders."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def holds(content: bytes, parts: Iterable[bytes], names: set[str]) -> bool:
+    """Whether an object of DVC holds one of `parts`, or is a table or a list of files that says one of `names`."""
+    parts = [part for part in parts if len(part) >= LEAST]
+    if content.startswith(b"PAR1"):
+        return any(not names.isdisjoint(column) for column in _texts(content))
+    if content.startswith(b"file,"):
+        return any(row[:1] and row[0] in names for row in csv.reader(content.decode().splitlines()))
+    if content.startswith(b'[{"md5"'):
+        listed, md5s = json.loads(content), {hashlib.md5(part).hexdigest() for part in parts}
+        return any(file["relpath"] in names or file["md5"] in md5s for file in listed)
+    return any(part in content for part in parts)
+
+
+def _texts(content: bytes) -> Iterator[list[str]]:
+    """The columns of text of a parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(content))
+    return (column.to_pylist() for column in table.columns if pa.types.is_string(column.type))
+
+
+def _csv(content: bytes, gone: set[str], column: str) -> bytes:
+    lines = content.decode("utf-8-sig").splitlines(keepends=True)
+    reader = csv.reader(lines)
+    at = next(reader).index(column)
+    kept, begin = lines[: reader.line_num], reader.line_num
+    for row in reader:
+        if len(row) <= at or normalize("NFC", row[at]) not in gone:
+            kept += lines[begin : reader.line_num]
+        begin = reader.line_num
+    mark = b"\xef\xbb\xbf" if content.startswith(b"\xef\xbb\xbf") else b""
+    return mark + "".join(kept).encode()
+
+
+def _parquet(content: bytes, gone: set[str], column: str) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(content))
+    keep = [normalize("NFC", str(name)) not in gone for name in table[column].to_pylist()]
+    if all(keep):
+        return content
+    stream = io.BytesIO()
+    pq.write_table(table.filter(pa.array(keep)), stream)
+    return stream.getvalue()

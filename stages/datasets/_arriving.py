@@ -1,0 +1,165 @@
+"""Files → what is kept of them, by several processes: most of the time of a small image is Pillow's own Python.
+
+Each process reads, decodes and hashes a few files at a time. What becomes of a file depends on that file alone, and
+everything comes back in the order in which it was asked for.
+"""
+
+import hashlib
+import os
+import signal
+import sys
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from types import ModuleType
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+
+from stages.datasets._decoding import FORMATS, Treatment, Unusable, format_of
+from stages.datasets._images import DataError, Record
+from stages.datasets._perceptual import phash
+
+TREATMENTS: tuple[str, ...] = get_args(Treatment)
+# what is known of an image that was kept, in the ledger and while it is written
+KEPT = np.dtype(
+    [
+        ("key", "<u8", 2),  # of its file: see _ledger
+        ("sha256", "V32"),  # of shape and pixels
+        ("md5", "V16"),  # of its file, and the bytes of that
+        ("size", "<i8"),
+        ("phash", "<u8"),  # 0 where nobody asked for it
+        ("treatments", "<u4"),  # a bit for each of TREATMENTS
+        ("format", "u1"),  # of its file: 1 is the first of FORMATS, 0 none of them
+        ("shard", "<i4"),  # where its bytes lie: see _storage.Place
+        ("offset", "<i8"),
+        ("bytes", "<i8"),
+        ("crc32", "<u4"),
+        ("height", "<i4"),
+        ("width", "<i4"),
+    ]
+)
+
+
+class Kept(NamedTuple):
+    """An image as it is stored: its bytes, and a line of KEPT that does not know yet which file, and where they lie."""
+
+    content: bytes
+    line: tuple[Any, ...]
+
+
+class Bad(NamedTuple):
+    """A file that nothing is kept of."""
+
+    kind: str  # a key of the table in docs/data.md
+    words: str
+    size: int | None  # of the file, None if it cannot be read
+    md5: bytes | None
+
+
+class Reading(NamedTuple):
+    """How a file is read; it can be pickled.
+
+    near: whether the perceptual hash is wanted.
+    """
+
+    content: Callable[[Any], bytes]
+    keep: Callable[[bytes], Record]
+    near: bool
+
+    def __call__(self, item: Any) -> Kept | Bad:
+        """What becomes of a file."""
+        content = None
+        try:
+            content = self.content(item)
+            return kept(self.keep(content), self.near, content)
+        except Unusable as error:
+            size, md5 = (None, None) if content is None else (len(content), _md5(content))
+            return Bad(error.kind, error.words, size, md5)
+
+
+def kept(record: Record, near: bool, file: bytes) -> Kept:
+    """An image, and what is measured of it; `file` are the bytes that it was read from, b"" for none."""
+    pixels = np.ascontiguousarray(record.pixels)
+    height, width, _ = pixels.shape
+    raw = pixels.tobytes()
+    content = raw if record.content is None else record.content
+    sha256 = hashlib.sha256(np.array(pixels.shape, dtype="<i8").tobytes() + raw).digest()
+    treatments = sum(1 << TREATMENTS.index(treatment) for treatment in record.treatment)
+    place = (0, 0, len(content), zlib.crc32(content), height, width)
+    form = 1 + FORMATS.index(known) if (known := format_of(file)) else 0
+    about = (sha256, _md5(file), len(file), phash(pixels) if near else 0, treatments, form)
+    return Kept(content, ((0, 0), *about, *place))
+
+
+def arriving(reading: Reading, chunks: Iterable[Sequence[Any]], workers: int) -> Iterator[list[Kept | Bad]]:
+    """What becomes of the files of each chunk, in order; `workers` processes read ahead of who asks."""
+    if workers == 1:
+        yield from ([reading(item) for item in chunk] for chunk in chunks)
+        return
+    pool = _pool(reading, workers)
+    ahead: deque[Future[list[Kept | Bad]] | None] = deque()
+    try:
+        for chunk in chunks:
+            with _without_main():
+                ahead.append(pool.submit(_read, list(chunk)) if len(chunk) else None)
+            if len(ahead) > 2 * workers:
+                yield _result(ahead.popleft())
+        yield from map(_result, ahead)
+    except BrokenProcessPool:
+        raise DataError("a process that reads images was killed, most likely as memory ran out: free some") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pool(reading: Reading, workers: int) -> ProcessPoolExecutor:
+    """Processes that are forked from one that has imported what they need, and has no threads."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__, "PIL.PngImagePlugin", "PIL.JpegImagePlugin"])
+    return ProcessPoolExecutor(workers, context, _begin, (reading,))
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A process that is started here does not import the command that this one runs, nor all that this imports."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _result(coming: Future[list[Kept | Bad]] | None) -> list[Kept | Bad]:
+    return coming.result() if coming else []
+
+
+_reading: Reading  # of this process
+
+
+def _begin(reading: Reading) -> None:
+    global _reading
+    _reading = reading
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stage decides what to do about it
+    threading.Thread(target=_end_with_the_stage, daemon=True).start()
+
+
+def _end_with_the_stage() -> None:
+    """However it ends; otherwise this process would wait for work for ever."""
+    stage = parent_process()
+    assert stage is not None
+    stage.join()
+    os._exit(1)
+
+
+def _read(items: list[Any]) -> list[Kept | Bad]:
+    return [_reading(item) for item in items]
+
+
+def _md5(content: bytes) -> bytes:
+    return hashlib.md5(content, usedforsecurity=False).digest()
