@@ -121,12 +121,11 @@ def test_mnist_and_fashion_mnist_are_read(tmp_path: Path, source, folder: str, c
         idx(tmp_path / folder / f"raw/{prefix}-labels-idx1-ubyte", np.array(LABELS[split], dtype=np.uint8))
     colored = {split: np.stack([pixels] * 3, axis=3) for split, pixels in GRAYS.items()}
     check(source.load(path=str(tmp_path / folder)), colored, classes)
+    sentence = f"{folder} is missing or damaged .*`contrail fetch {source.__name__[16:]}`"
     whole = (tmp_path / folder / "raw/train-images-idx3-ubyte").read_bytes()
     for content in (whole[:-100], b""):
         (tmp_path / folder / "raw/train-images-idx3-ubyte").write_bytes(content)
-        with pytest.raises(
-            DataError, match=f"{folder} is missing or damaged .*`contrail fetch {source.__name__[16:]}`"
-        ):
+        with pytest.raises(DataError, match=sentence):
             source.load(path=str(tmp_path / folder))
 
 

@@ -18,6 +18,7 @@ import pydantic
 import pytest
 import torch
 from objective_cases import SETTINGS, objective
+from safetensors.torch import load_file
 from test_params import FINETUNE, STUDY, put, refused, written
 from test_training import Host
 from test_warm_start import project
@@ -311,8 +312,10 @@ def run(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("head", "width"), [("h", 16), ("projector.1", 6), ("projector.2", 6)])
 def test_what_is_kept_is_taken_up_again(run: Path, tmp_path: Path, head: str, width: int) -> None:
     """A tuned network, from any layer of its projector, gives the same scores after it was written and read."""
-    model, network, found = pretrained(run, 0, head)
-    assert found == width
+    model, network, features = pretrained(run, 0, head)
+    assert features == width
+    learned = load_file(run / "seed-0" / "projector.safetensors")
+    assert all(torch.equal(value, learned[f"layers.{name}"]) for name, value in network[1].state_dict().items())
     linear, images = nn.Linear(width, 3), torch.rand(4, 3, 8, 8)
     network.train()(images)  # statistics that are not those of the run
     result = nn.Sequential(network, linear)

@@ -112,7 +112,7 @@ PARAMS = {
         "simclr": RUN,
         "supervised": RUN | {"dataset": "large", "sees": "labels"},
         "random": RUN | {"training": {"epochs": 0}},
-        "after": RUN | {"dataset": "large", "init": "data/encoders/simclr/seed-0/encoder.safetensors"},
+        "after": RUN | {"init": "data/encoders/simclr/seed-0/encoder.safetensors", "training": {"epochs": 0}},
     },
     "evaluations": {"simclr": EVALUATION, "supervised": EVALUATION | {"run": "supervised", "dataset": "large"}},
     "finetunes": {

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from stages.datasets import _png
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
@@ -154,6 +156,10 @@ def opened(content: bytes, side: int) -> Opened:
 
     side: pixels; of a larger JPEG (draft mode) at least twice this is decoded in height and width.
     """
+    if simple := _png.plain(content):
+        _measure(*simple.size)
+        if picture := _png.decoded(simple):
+            return Opened(picture, (), simple.size, plain=False)
     _quiet()
     image = _identified(content)
     size = image.size

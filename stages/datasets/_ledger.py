@@ -29,7 +29,8 @@ from stages.datasets._arriving import KEPT, Kept, Reading
 from stages.datasets._images import Files
 from stages.datasets._storage import SINGLE, shard_name
 
-READS = ("_arriving", "_decoding", "_fitting", "_images", "_perceptual", "_storage", "_writing")  # files of code
+# code that says what becomes of a file
+READS = ("_arriving", "_decoding", "_fitting", "_images", "_perceptual", "_png", "_storage", "_writing")
 
 
 class Past:

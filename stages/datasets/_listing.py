@@ -2,8 +2,8 @@
 
 A file is known by its path below the folder, with `/` between the parts. Hidden ones (a part starts with ".") are
 passed over. A link to a file is that file; a link to a folder is followed if that has not been listed already, so a
-link to a folder above it ends there. What cannot be read is listed all the same, and `Unusable` when its turn comes: a folder
-that cannot be listed (its path ends with `/`), a link into the void, a pipe, a name that is not UTF-8.
+link to a folder above it ends there. What cannot be read is listed all the same, and `Unusable` when its turn comes: a
+folder that cannot be listed (its path ends with `/`), a link into the void, a pipe, a name that is not UTF-8.
 """
 
 import os
