@@ -86,7 +86,7 @@ def finetune(
     prepared, folder = Prepared(paths.dataset(dataset)), paths.encoder(run)
     prepared.require_labels()
     device = torch.device(device_name(hardware))
-    out, beside = stage.out(paths.classifiers(stage.item)), unlabelled(prepared, objective)
+    beside, classifiers = unlabelled(prepared, objective), stage.scratch / "classifiers"
     scores: dict[str, Any] = {}
     with stage.device():
         store = placed(prepared.images, device)
@@ -104,7 +104,7 @@ def finetune(
                     shutil.rmtree(stage.scratch / cell.name)
                     outcome = predicted(tuned, model, prepared, store)
                     if cell.seed == cells[0].seed:
-                        keep(out, cell.grant, folder, tuned.result(), head, prepared.classes)
+                        keep(classifiers, cell.grant, folder, tuned.result(), head, prepared.classes)
                     write_atomically(done, json.dumps(outcome).encode())
                 stage.check()
             outcomes = [json.loads((stage.scratch / f"{cell.name}.json").read_text()) for cell in cells]
@@ -113,6 +113,7 @@ def finetune(
             )
             scores |= score(budget, outcomes, prepared, protocol)
             stage.log({f"finetune.{budget}.val": scores[f"finetune.{budget}.top1"]["val"]["mean"]})
+    shutil.copytree(classifiers, stage.out(paths.classifiers(stage.item)))
     stage.out(paths.finetunes(stage.item)).write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
 
 

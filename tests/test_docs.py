@@ -255,7 +255,7 @@ def test_every_path_exists(page: Path, nodes: list[graph.Node]) -> None:
     paths = [span for span in spans(prose(page)) if re.fullmatch(r"[\w.*-]+(/([\w*][\w.*-]*)?)+", span)]
     assert [path for path in paths if path.split("/")[0] in tops and not any(ROOT.glob(path))] in ([], [EXAMPLE])
     outs = [out for node in nodes for out in node.outs]
-    data = [path.rstrip("/") for path in paths if path.startswith("data/") and not path.startswith("data/raw/")]
+    data = [path.rstrip("/") for path in paths if path.startswith("data/") and not path.startswith("data/raw")]
     assert [path for path in data if not _made(path, outs) and not (ROOT / path).exists()] == []
 
 

@@ -150,7 +150,10 @@ def test_no_thread_outlives_its_feed(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("end", ["pass", "import signal; signal.raise_signal(signal.SIGINT)"])
+CTRL_C = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); s.raise_signal(s.SIGINT)"
+
+
+@pytest.mark.parametrize("end", ["pass", CTRL_C])
 def test_a_process_ends_though_nobody_closed(tmp_path: Path, end: str) -> None:
     """The interpreter exits by itself while batches are being read, after Ctrl-C too."""
     encoded(tmp_path / "images", pictures())

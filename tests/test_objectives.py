@@ -3,6 +3,7 @@
 A new objective is tested by existing: it needs a line in SETTINGS of objective_cases.py and nothing else.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 
@@ -298,7 +299,7 @@ def test_fixmatch_sees_all_in_one_batch() -> None:
 
 
 def test_fixmatch_is_judged_by_its_average() -> None:
-    """After the first step that is the network, then at first the mean of all; statistics are the network's."""
+    """After one step its weights are the network's, then the mean of all; statistics are its own, of weak views."""
     learner = objective("fixmatch", momentum=0.999)
     seen = []
     for step in range(3):
@@ -308,8 +309,12 @@ def test_fixmatch_is_judged_by_its_average() -> None:
         for weights in zip(average, *seen, strict=True):
             torch.testing.assert_close(weights[0], torch.stack(weights[1:]).mean(0), rtol=0, atol=1e-6)
         assert step or all(torch.equal(a, b) for a, b in zip(average, seen[0], strict=True))
-    for own, theirs in zip(learner.result()[0].buffers(), learner.network.buffers(), strict=True):
-        assert torch.equal(own, theirs)
+    own = [buffer.clone() for buffer in learner.result()[0].buffers()]
+    assert not all(torch.equal(a, b) for a, b in zip(own, learner.network.buffers(), strict=True))
+    twin, given = copy.deepcopy(learner.average), batch(learner)
+    twin(given.views[0])
+    learner(given)
+    assert equal(learner.average, twin)
 
 
 # ---- Mean Teacher

@@ -135,7 +135,7 @@ class Watching(Learner):
         return {"loss": nn.functional.cross_entropy(logits[known], batch.labels[known]) + apart}
 
     def after_step(self, progress: float) -> None:
-        self.average.add(self.net, statistics=True)
+        self.average.add(self.net)
 
 
 def make_views(images: Pixels, source) -> list[Tensor]:
@@ -271,24 +271,24 @@ def test_an_average_of_weights(momentum: float, expected: float) -> None:
     average, fresh = Average(module, momentum=momentum), Average(nn.Linear(1, 1, bias=False), momentum=momentum)
     for weight in (1.0, 2.0):
         nn.init.constant_(module.weight, weight)
-        average.add(module, statistics=False)
+        average.add(module)
     fresh.load_state_dict(average.state_dict())
     nn.init.constant_(module.weight, 3.0)
     for each in (average, fresh):
-        each.add(module, statistics=False)
+        each.add(module)
         assert next(each.parameters()).item() == pytest.approx(expected)
         assert each.steps == 3
 
 
-def test_statistics_are_taken_over_not_averaged() -> None:
-    """Where the average sees no images its running mean is the network's; where it does it is its own."""
+def test_an_average_has_statistics_of_its_own() -> None:
+    """Adding weights leaves them; they are those of the batches that the average sees, in train mode."""
     module = nn.Sequential(nn.BatchNorm1d(3))
-    taking, keeping = (Average(module, momentum=0.9) for _ in range(2))
+    average = Average(module, momentum=0.9)
     module(torch.randn(8, 3) + 5)
-    taking.add(module, statistics=True)
-    keeping.add(module, statistics=False)
-    assert torch.equal(taking.copies[0][0].running_mean, module[0].running_mean)
-    assert not keeping.copies[0][0].running_mean.any()
+    average.add(module)
+    assert not average.copies[0][0].running_mean.any()
+    average(torch.ones(8, 3))
+    assert average.copies[0][0].running_mean.tolist() == pytest.approx([0.1] * 3)
 
 
 # ---- what fine-tuning leaves

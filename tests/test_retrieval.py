@@ -123,11 +123,11 @@ def test_twins_find_each_other() -> None:
     assert alone < 0.7  # an image that found itself would have 1
 
 
-def test_one_class_is_always_found() -> None:
-    """Every value is 1."""
+def test_one_class_is_refused() -> None:
+    """Every image would be found: that says nothing."""
     table = make_table(torch.randn(30, 4), torch.zeros(30, dtype=torch.int64), classes=1, train=10, val=10)
-    for gallery in ("train", "split"):
-        assert set(retrieval.score(table, gallery=gallery).values["test"].values()) == {1.0}
+    with pytest.raises(Refusal, match="nothing to tell apart"):
+        retrieval.score(table, gallery="train")
 
 
 def test_a_perfect_ranking() -> None:

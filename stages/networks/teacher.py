@@ -38,7 +38,10 @@ def early(step: int, momentum: float) -> float:
 
 
 class Average(Teacher):
-    """A teacher that counts its steps and follows with `early`'s momentum; 1: the plain mean to the end."""
+    """A teacher that counts its steps and follows with `early`'s momentum; 1: the plain mean to the end.
+
+    Statistics of averaged weights are no average of statistics: it needs batches of its own, in train mode.
+    """
 
     def __init__(self, *modules: nn.Module, momentum: float) -> None:
         super().__init__(*modules)
@@ -46,13 +49,10 @@ class Average(Teacher):
         self.steps = 0
 
     @torch.no_grad()
-    def add(self, *modules: nn.Module, statistics: bool) -> None:
-        """Move towards the modules; `statistics`: take over their buffers too, where the teacher sees no images."""
+    def add(self, *modules: nn.Module) -> None:
+        """Move towards the modules that it was copied from."""
         self.follow(*modules, momentum=early(self.steps, self.momentum))
         self.steps += 1
-        if statistics:
-            for own, theirs in zip(self.copies.buffers(), nn.ModuleList(modules).buffers(), strict=True):
-                own.copy_(theirs)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.steps)

@@ -4,7 +4,8 @@
     unlabelled u ┬ weak ─── logits ─ softmax p, kept where max p ≥ threshold ─ argmax p ┐
                  └ strong ─ logits ─────────────────────────────────────────────────────┴─ cross-entropy, over all u
 
-One batch for all three; the weak view of u gets no gradient. The average of the weights is judged.
+One batch for all three; the weak view of u gets no gradient. The average of the weights is judged. It looks at the weak
+views as well, as batch normalization needs statistics that go with averaged weights.
 """
 
 import torch
@@ -51,10 +52,11 @@ class FixMatch(Objective):
         logits = self.logits(torch.cat([weak, strong[known:]]))
         labelled, guessing, guessed = logits.tensor_split([known, len(weak)])
         loss, kept = agreement(guessing, guessed, self.threshold)
+        self.average(weak)
         return {"loss": label_loss(labelled, batch.labels[:known]) + self.weight * loss, "kept": kept}
 
     def after_step(self, progress: float) -> None:
-        self.average.add(self.network, self.classifier, statistics=True)
+        self.average.add(self.network, self.classifier)
 
     def result(self) -> nn.Module:
         return nn.Sequential(*self.average.copies)

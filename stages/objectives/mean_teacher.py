@@ -44,7 +44,7 @@ class MeanTeacher(Objective):
         return {"loss": loss, "consistency": apart.detach()}
 
     def after_step(self, progress: float) -> None:
-        self.teacher.add(self.network, self.classifier, statistics=False)
+        self.teacher.add(self.network, self.classifier)
 
     def result(self) -> nn.Module:
         return nn.Sequential(*self.teacher.copies)
