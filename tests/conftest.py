@@ -11,13 +11,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: te
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
+LONGEST = ("test_pipeline.py", "test_patients.py", "test_ranks.py", "test_benchmarks.py")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fail-on-skip", action="store_true", help="exit with 1 if a test was skipped")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: two processes are then done at about the same time."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+    """The longest files first: two processes are then done at about the same time."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(trylast=True)
