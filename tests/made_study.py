@@ -23,6 +23,21 @@ QUALITY = {"bad": 0.01, "near": None, "leaks": "report"}
 ROWS = ("simclr", "supervised", "random", "pixels")
 
 
+class Stage:
+    """As much of a running stage as the report asks for: outs go to `folder`."""
+
+    study = "digits"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def out(self, path: Path) -> Path:
+        self.folder.mkdir(exist_ok=True)
+        return self.folder / path.name
+
+    def check(self) -> None: ...
+
+
 def make_params() -> dict:
     """The sections of params.yaml: rows in an order that no sorting gives."""
     run = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy_project
 from encoder_cases import images, leave
-from made_study import write_json, write_study
+from made_study import Stage, write_json, write_study
 from safetensors.torch import load_file
 
 from pipeline import params, paths, stage, tracking
@@ -23,18 +23,6 @@ from stages.report import report
 SOURCE = {"name": "folder", "path": "data/raw/clinic", "store": {"shape": [8, 8], "fit": "crop"}, "labels": "names.csv"}
 INIT = "data/raw/clinic-weights.pth"
 TRACES = ("data:image", "digit-0", "data/raw", "clinic", "names.csv")  # an image, an id, paths
-
-
-class Stage:
-    """As much of a running stage as the report asks for."""
-
-    study = "digits"
-
-    def out(self, path: Path) -> Path:
-        Path("out").mkdir(exist_ok=True)
-        return Path("out") / path.name
-
-    def check(self) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +47,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def reported(study: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, private: bool) -> str:
     """All files of the report in one text."""
     monkeypatch.chdir(study.root)
-    report(Stage(), **{**study.params, "private": private})
+    report(Stage(Path("out")), **{**study.params, "private": private})
     return "\n".join(path.read_text() for path in sorted(Path("out").iterdir()))
 
 

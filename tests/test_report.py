@@ -11,27 +11,12 @@ from types import SimpleNamespace
 import jsonschema
 import pyarrow.parquet as pq
 import pytest
-from made_study import ROWS, write_json, write_study
+from made_study import ROWS, Stage, write_json, write_study
 
 from pipeline.errors import MissingInput, ParamsError, Refusal
 from stages.report import FIGURES, report
 
 OUTS = ("results.json", "index.html", "curves.csv", "accuracy.csv", "confusion.csv")
-
-
-class Stage:
-    """As much of a running stage as the report asks for: outs go to `folder`."""
-
-    study = "digits"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def out(self, path: Path) -> Path:
-        self.folder.mkdir(exist_ok=True)
-        return self.folder / path.name
-
-    def check(self) -> None: ...
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stages.figures import _svg as svg
+
 HUES = 8  # colors of the style sheet for trained rows
 GRAYS = 3  # and for untrained ones
 SHAPES = ("circle", "square", "triangle", "diamond", "down")
@@ -74,3 +76,11 @@ def main(rows: list[Row]) -> Row | None:
 def floor(rows: list[Row]) -> Row | None:
     """The strongest untrained row, which the main row is compared with."""
     return best([row for row in rows if not row.learned], "knn.top1")
+
+
+def beside(row: Row, x: float, y: float, right: float, place: float) -> str:
+    """The row's name at height `place` right of a plot, with a thin leader from its last point."""
+    body = svg.path([(x + 10, y), (x + 18, y), (right + 6, place), (right + 12, place)], class_="leader")
+    body += svg.mark(row.shape, right + 18, place, 3.6, class_="dot")
+    body += svg.text(row.name, right + 27, place + 4, class_="name")
+    return svg.element("g", body, class_=f"row {row.style}")

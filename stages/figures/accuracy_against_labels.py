@@ -6,7 +6,7 @@ from html import escape
 from stages.figures import _numbers as n
 from stages.figures import _svg as svg
 from stages.figures._page import Section
-from stages.figures._rows import Row
+from stages.figures._rows import Row, beside
 from stages.figures._study import Study
 
 WIDTH, HEIGHT = 460.0, 330.0
@@ -85,7 +85,7 @@ def _panel(rows: Sequence[Row], lines: dict[str, list[Point]], probes: dict[str,
     for rank, row in enumerate(rows):
         body += _series(row, lines[row.name], probes[row.name], x, y, 2.5 * (rank - (len(rows) - 1) / 2))
     for (row, point), place in zip(named, places, strict=True):
-        body += _name(row, x(point[0]), y(point[1]), right, place)
+        body += beside(row, x(point[0]), y(point[1]), right, place)
     return svg.drawing(body, WIDTH, HEIGHT, f"accuracy against labels on {dataset}")
 
 
@@ -113,12 +113,4 @@ def _series(row: Row, line: list[Point], probe: list[Point], x: svg.Scale, y: sv
         body += svg.path([(place, y(max(0.0, mean - std))), (place, y(min(1.0, mean + std)))], class_="whisker")
         words = f"{row.name}: {what}, {n.many(labels, 'label')}: {n.percent(mean)} ± {n.percent(std)} %"
         body += svg.mark(row.shape, place, y(mean), 4.2, words, class_="open" if what == "linear probe" else "dot")
-    return svg.element("g", body, class_=f"row {row.style}")
-
-
-def _name(row: Row, x: float, y: float, right: float, place: float) -> str:
-    """The row's name beside its last point, with a thin leader where it had to move."""
-    body = svg.path([(x + 10, y), (x + 18, y), (right + 6, place), (right + 12, place)], class_="leader")
-    body += svg.mark(row.shape, right + 18, place, 3.6, class_="dot")
-    body += svg.text(row.name, right + 27, place + 4, class_="name")
     return svg.element("g", body, class_=f"row {row.style}")

@@ -7,7 +7,7 @@ from html import escape
 from stages.figures import _numbers as n
 from stages.figures import _svg as svg
 from stages.figures._page import Section
-from stages.figures._rows import Row
+from stages.figures._rows import Row, beside
 from stages.figures._study import Study
 
 WIDTH, LEFT, TOP, PLOT, BELOW = 460.0, 38.0, 24.0, 246.0, 50.0  # PLOT: height of the frame, more for many names
@@ -67,7 +67,7 @@ def _panel(lines: Lines, dataset: str) -> str:
     ends = [y(depth[max(depth)][2]) for _, depth in lines]
     places = svg.spread(ends, NAME, TOP, bottom)
     for (row, depth), end, place in zip(lines, ends, places, strict=True):
-        body += _line(row, depth, x, y) + _name(row, x(max(depth)), end, right, place)
+        body += _line(row, depth, x, y) + beside(row, x(max(depth)), end, right, place)
     return svg.drawing(body, WIDTH, bottom + BELOW, f"accuracy against depth on {dataset}")
 
 
@@ -95,12 +95,4 @@ def _line(row: Row, depth: Depths, x: svg.Scale, y: svg.Scale) -> str:
     for step, (tap, _, top1) in depth.items():
         words = f"{row.name}, {tap}: {n.percent(top1)} %"
         body += svg.mark(row.shape, x(step), y(top1), 4.2, words, class_="dot")
-    return svg.element("g", body, class_=f"row {row.style}")
-
-
-def _name(row: Row, x: float, y: float, right: float, place: float) -> str:
-    """The row's name beside its last point, with a thin leader."""
-    body = svg.path([(x + 10, y), (x + 18, y), (right + 6, place), (right + 12, place)], class_="leader")
-    body += svg.mark(row.shape, right + 18, place, 3.6, class_="dot")
-    body += svg.text(row.name, right + 27, place + 4, class_="name")
     return svg.element("g", body, class_=f"row {row.style}")
