@@ -135,9 +135,11 @@ def test_one_near_neighbor_against_two_farther_ones(temperature: float, winner: 
     assert votes[0, 0] / votes[0, 1] == pytest.approx(math.exp(0.1 / temperature) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("block", [knn.BLOCK, (7, 3)])
 @pytest.mark.parametrize("k", [1, 7, 40, 1000])
-def test_knn_is_exact(k: int) -> None:
+def test_knn_is_exact(k: int, block: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions equal a plain loop with a stable sort, many ties included, and any k above n means all n."""
+    monkeypatch.setattr(knn, "BLOCK", block)
     generator = torch.Generator().manual_seed(k)
     gallery, queries = (torch.eye(8)[torch.randint(8, (n,), generator=generator)] for n in (40, 30))
     gallery, queries = gallery + gallery.roll(1, 1), queries + queries.roll(2, 1)
@@ -169,10 +171,10 @@ def test_neighbors_are_those_of_a_full_sort(columns: int, k: int) -> None:
     assert torch.equal(knn.nearest(similarity, k)[1], expected)
 
 
-def test_knn_does_not_depend_on_the_block_of_queries(digits: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven queries at a time or all at once, the predictions are the same."""
+def test_knn_does_not_depend_on_its_blocks(digits: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven queries and a hundred training images at a time or all at once, the predictions are the same."""
     whole = knn.score(digits, k=20, temperature=0.07)
-    monkeypatch.setattr(knn, "CELLS", 7 * 1080)
+    monkeypatch.setattr(knn, "BLOCK", (7, 100))
     parts = knn.score(digits, k=20, temperature=0.07)
     assert all(torch.equal(whole.predictions[split], parts.predictions[split]) for split in JUDGED)
     assert (whole.predictions["test"] == digits.examples("test")[1]).double().mean() > 0.95

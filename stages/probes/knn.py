@@ -4,8 +4,8 @@ Instance Discrimination, arXiv:1805.01978, §3.4): nothing is trained.
     q, x on the unit sphere       s_j = q·x_j        N = the k training images with the largest s_j
     votes_c = Σ_{j ∈ N, y_j = c} exp(s_j / T)        predicted = argmax_c votes_c
 
-Exact, in float32, a block of queries at a time. Ties are settled by position: the earlier training image is the nearer
-neighbor, the lower class wins a drawn vote.
+Exact, in float32, a block of queries against a block of the training images at a time. Ties are settled by position:
+the earlier training image is the nearer neighbor, the lower class wins a drawn vote.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from pipeline.params import Count, Positive
 from stages.probes._table import JUDGED, Table, Verdict
 
-CELLS = 2**24  # similarities held at a time
+BLOCK = 2**9, 2**16  # queries and training images at a time: 128 MiB of similarities; fewer make slower products
 GROUP = 16  # columns that are passed over together where their largest value is too small
 
 
@@ -37,11 +37,20 @@ def score(table: Table, *, k: Count, temperature: Positive) -> Verdict:
 def predict(queries: Tensor, gallery: Tensor, labels: Tensor, *, classes: int, k: int, temperature: float) -> Tensor:
     """The classes int64 (q,) of queries (q, d), by gallery (n, d) with labels (n,)."""
     queries, gallery = normalize(queries), normalize(gallery)
-    blocks = []
-    for block in queries.split(max(1, CELLS // len(gallery))):
-        similarity, rows = nearest(block @ gallery.T, k)
-        blocks.append(votes(similarity, labels[rows], classes, temperature).argmax(1))
-    return torch.cat(blocks)
+    predicted = []
+    for block in queries.split(BLOCK[0]):
+        similarity, rows = _searched(block, gallery, k)
+        predicted.append(votes(similarity, labels[rows], classes, temperature).argmax(1))
+    return torch.cat(predicted)
+
+
+def _searched(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The similarities of the nearest rows of a gallery (n, d), and the rows, in their order."""
+    found = [nearest(queries @ block.T, k) for block in gallery.split(BLOCK[1])]
+    similarity = torch.cat([values for values, _ in found], 1)
+    rows = torch.cat([columns + number * BLOCK[1] for number, (_, columns) in enumerate(found)], 1)
+    similarity, chosen = nearest(similarity, k)
+    return similarity, rows.gather(1, chosen)
 
 
 def nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
