@@ -203,6 +203,7 @@ import test_ingest
 _writing.SHARD = 3000
 source = test_ingest.Counting(Path(sys.argv[1]))
 left = int(sys.argv[4])
+_writing.CHUNK = 64
 class Log(list):
     def append(self, item):
         with open(sys.argv[3] + ".log", "a") as log:
@@ -227,7 +228,7 @@ def test_a_kill_loses_nothing(tmp_path: Path) -> None:
         assert subprocess.run(list(map(str, command)), cwd=ROOT, check=False).returncode == status
         assert list((tmp_path / "ledger").glob("torn-*/pixels*")) == []  # all of it has been taken over
     decoded = [(tmp_path / f"{name}.log").read_text().split() for name in "abc"]
-    assert list(map(len, decoded)) == [151, 101, 401 - 3 * _writing.CHUNK]
+    assert list(map(len, decoded)) == [151, 101, 401 - 3 * 64]
     fresh = Counting(root)
     fresh.write(tmp_path / "fresh", tmp_path / "other")
     read, expected = stored(tmp_path / "c"), stored(tmp_path / "fresh")
@@ -285,6 +286,7 @@ def _runs(group: int) -> bool:
 def test_a_stop_while_images_are_taken_over_loses_nothing(tmp_path: Path, monkeypatch) -> None:
     """A file of the ledger goes only when all of its images have been taken over."""
     monkeypatch.setattr(_writing, "SHARD", 3000)  # 39 images
+    monkeypatch.setattr(_writing, "CHUNK", 64)
     root = noise(tmp_path / "zoo", 300)
     Counting(root).write(tmp_path / "first", tmp_path / "ledger")
     for stop in (2, 4):

@@ -43,7 +43,7 @@ def keep(folder: Path, records: list[Record], size: int = 2**20) -> Encoded:
     shards = Shards(folder, size, encoded=True)
     images = [kept(each, False, b"") for each in records]
     lines = np.array([image.line for image in images], KEPT)
-    lines["shard"], lines["offset"] = np.array([shards.add(image) for image in images]).T
+    lines["shard"], lines["offset"] = shards.add(images).T
     shards.close()
     columns = Written(np.arange(len(images)), lines, {}, encoded=True).places
     write_table(folder / "index.parquet", pa.table({"id": [f"image-{row}" for row in range(len(records))], **columns}))
@@ -161,8 +161,8 @@ def test_writing_can_be_stopped(tmp_path: Path) -> None:
         if len(asked) == 3:
             raise KeyboardInterrupt
 
-    pixels = np.zeros((200, 2, 2, 3), np.uint8)
-    images = Images(pixels, [str(row) for row in range(200)], np.zeros(200, int), ["a"], None)
+    pixels = np.zeros((500, 2, 2, 3), np.uint8)
+    images = Images(pixels, [str(row) for row in range(500)], np.zeros(500, int), ["a"], None)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "images", images, check)
     assert len(asked) == 3

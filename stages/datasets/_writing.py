@@ -9,7 +9,7 @@ before. Memory grows by a line of KEPT for each image.
 
 import binascii
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from stages.datasets._images import Files, Images, Record
 from stages.datasets._ledger import Ledger
 from stages.datasets._storage import SHARD, Place, shard_name
 
-CHUNK = 64  # images that a process reads in one go
+CHUNK = 128  # images that a process reads in one go
 PAYS = 512  # new files from which on the second that other processes need to start is worth it
 HEAD = 128  # bytes before the pixels in a file of NumPy's format
 
@@ -71,20 +71,20 @@ class Shards:
         self._end = 0  # of what has been written to it
         self._shape = (0, 0)  # of packed images
 
-    def add(self, image: Kept) -> tuple[int, int]:
-        """Which file it lies in now, and from which byte on."""
-        shape = image.line[-2:]
-        if self._file is None or self._end + len(image.content) > self._size:
-            self._begin(shape)
-        assert self._file is not None
-        assert self._encoded or shape == self._shape, "packed images are of one shape"
-        self._file.write(image.content)
-        self._end += len(image.content)
-        return self._shard, self._end - len(image.content)
-
-    def flush(self) -> None:
-        if self._file is not None:
-            self._file.flush()
+    def add(self, images: Iterable[Kept]) -> np.ndarray:
+        """Which file each lies in now, and from which byte on, int64 (n, 2); all are on their way to the disk."""
+        places, waiting = [], list[bytes]()
+        for content, line in images:
+            shape = line[-2:]
+            if self._file is None or self._end + len(content) > self._size:
+                self._write(waiting)
+                self._begin(shape)
+            assert self._encoded or shape == self._shape, "packed images are of one shape"
+            places.append((self._shard, self._end))
+            waiting.append(content)
+            self._end += len(content)
+        self._write(waiting)
+        return np.array(places, np.int64).reshape(-1, 2)
 
     def close(self) -> None:
         """Packed files learn how many images they hold: the length of their header does not depend on that."""
@@ -96,6 +96,12 @@ class Shards:
             self._file.seek(0)
             _head(self._file, count, height, width)
         self._file.close()
+
+    def _write(self, waiting: list[bytes]) -> None:
+        if self._file is not None:
+            self._file.write(b"".join(waiting))
+            self._file.flush()
+            waiting.clear()
 
     def _begin(self, shape: tuple[int, int]) -> None:
         self.close()
@@ -144,9 +150,7 @@ def write(
                 rows[here] = list(good)
                 lines[here] = np.array([image.line for image in good.values()], KEPT)
                 lines["key"][here] = known[rows[here]]
-                places = [shards.add(image) for image in good.values()]
-                lines["shard"][here], lines["offset"][here] = np.array(places, np.int64).reshape(-1, 2).T
-                shards.flush()
+                lines["shard"][here], lines["offset"][here] = shards.add(good.values()).T
                 journal.write(lines[here].tobytes())
                 ledger.written(found[chunk.start : chunk.stop])
                 bar.update(len(chunk))
