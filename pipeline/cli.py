@@ -124,7 +124,7 @@ def use(
     from pipeline import recipes
 
     if path is not None and recipe == "folder":
-        from pipeline.adopt import adopt
+        from pipeline.drafting.adopt import adopt
 
         folder = context.obj / path
         table = labels and next((place for place in (folder / labels, context.obj / labels) if place.is_file()), labels)
@@ -169,7 +169,7 @@ def select(
     out: Annotated[Path, typer.Option(help="The list to write, and beside it the page.")] = Path("to_label.csv"),
 ) -> None:
     """Choose the images to label next: a list to fill in, and a page that shows them."""
-    from pipeline import to_label
+    from pipeline.labeling import to_label
 
     print("\n".join(_interruptible(lambda: to_label.select(name, n, context.obj / out, paths.root()))))
 
@@ -182,9 +182,9 @@ def label(
     dataset: Annotated[str | None, typer.Option(help="Where several data sets have these images.")] = None,
 ) -> None:
     """Merge a filled list into the table of labels of its data set."""
-    from pipeline import labeling
+    from pipeline.labeling import answers
 
-    print("\n".join(labeling.label(context.obj / file, dataset, new_class, paths.root())))
+    print("\n".join(answers.label(context.obj / file, dataset, new_class, paths.root())))
 
 
 @app.command()
@@ -231,9 +231,10 @@ def trace(
     as_json: AsJson = False,
 ) -> None:
     """Say which data sets hold an image, and which runs and registered versions saw it."""
-    from pipeline import params, sources, store, traced
-    from pipeline.forget import reached
-    from pipeline.trail import Trail
+    from pipeline import params, store
+    from pipeline.trail import sources, traced
+    from pipeline.trail.forget import reached
+    from pipeline.trail.seen import Trail
 
     held = [sources.Source(name, block) for name, block in params.read()["datasets"].items()]
     wanted = sources.asked(held, _some(context, image, group), group or [], dataset)
@@ -251,7 +252,7 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove images from source, cache and remotes, and note it on the registered versions that saw them."""
-    from pipeline import forget as forgetting
+    from pipeline.trail import forget as forgetting
 
     def agreed(amounts: str) -> bool:
         print(f"to be removed for good: {amounts}")

@@ -183,7 +183,7 @@ def _study(*, study: Name, private: bool, hardware: Hardware) -> None: ...
 
 def _check_references(params: dict[str, Any]) -> None:
     """What a block names elsewhere exists: run, data set, a projector to keep, the data set's budgets, a teacher."""
-    from pipeline.selections import check_lists, check_selection
+    from pipeline.labeling.selections import check_lists, check_selection
     from pipeline.teachers import check_finetune
 
     for section in SECTIONS[1:]:

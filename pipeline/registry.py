@@ -21,9 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline import gates, history, lock, params, paths, tracking
+from pipeline import gates, lock, params, paths, tracking
 from pipeline.errors import Refusal
 from pipeline.fingerprint import md5
+from pipeline.trail import history
 
 SERVING = Path(__file__).with_name("serving.py")
 SPLITS = ("val", "test")

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import params, paths, to_label
+from pipeline import params, paths
 from pipeline.errors import ParamsError, Refusal
-from pipeline.labeling import label
-from pipeline.selections import named, set_images
+from pipeline.labeling import to_label
+from pipeline.labeling.answers import label
+from pipeline.labeling.selections import named, set_images
 
 IDS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e\u0301.jpg"]  # the last one with an accent of its own, as a Mac writes it
 SOURCE = {"name": "folder", "path": "data/raw/birds", "labels": "labels.csv"}

@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 from test_registry import write_data, write_evaluation, write_params
 
-from pipeline import forget, gates, history, lock, marks, paths, registry, tracking
-from pipeline.consent import Plan
+from pipeline import gates, lock, paths, registry, tracking
+from pipeline.trail import forget, history, marks
+from pipeline.trail.consent import Plan
 
 LISTED = {"path": "data/datasets/toy/pretrain/images.parquet", "md5": "1" * 32}
 IMAGES = {"path": "data/datasets/toy/images", "md5": "2" * 32 + ".dir"}

@@ -16,7 +16,8 @@ from folder_cases import picture, table
 from toy_project import run
 from typer.testing import CliRunner
 
-from pipeline import changes, cli, draft, graph, repro, survey
+from pipeline import changes, cli, graph, repro
+from pipeline.drafting import draft, survey
 
 PREPARE = "prepare@birds"
 

@@ -25,11 +25,12 @@ from toy_project import commit, run
 from trail_project import SCANS, dvc, image, name
 from typer.testing import CliRunner
 
-from pipeline import cli, forget, history, lock, params, removal, sources, store, traced, trail
+from pipeline import cli, lock, params, store
 from pipeline.errors import ParamsError, Refusal
-from pipeline.forget import JOURNAL
 from pipeline.store import Store
-from pipeline.trail import Trail, Wanted
+from pipeline.trail import forget, history, removal, sources, traced
+from pipeline.trail.forget import JOURNAL
+from pipeline.trail.seen import GOLDEN, UNRECORDED, Trail, Wanted
 from stages import embed
 
 TRAIN = 13  # of patient 3: train, granted by the budget's seed 1
@@ -213,12 +214,12 @@ def test_versions_are_known_by_their_tags(here: Path) -> None:
     assert [version["saw"] for version in found["versions"]] == [1, 1, 1, None, 0]
     text = "\n".join(traced.words(found))
     assert "scans-encoder 2 @champion saw 1 of 1" in text
-    assert f"cannot be known: scans-encoder 4: {trail.UNRECORDED}" in text
+    assert f"cannot be known: scans-encoder 4: {UNRECORDED}" in text
 
 
 def test_the_images_that_an_export_shows_itself_are_counted_as_embed_does() -> None:
     """The number is one, in both places."""
-    assert trail.GOLDEN == embed.GOLDEN
+    assert GOLDEN == embed.GOLDEN
 
 
 # ---- forget

@@ -22,11 +22,12 @@ from folder_cases import picture, table
 from ruamel.yaml import YAML
 from toy_project import REPOSITORY, commit, run
 
-from pipeline import draft, findings, params, recipes, repro, survey
-from pipeline.adopt import adopt
+from pipeline import params, recipes, repro
+from pipeline.drafting import draft, findings, survey
+from pipeline.drafting.adopt import adopt
+from pipeline.drafting.survey import FolderError
+from pipeline.drafting.template import filled, scalar
 from pipeline.errors import Refusal
-from pipeline.survey import FolderError
-from pipeline.template import filled, scalar
 
 TEMPLATE = (REPOSITORY / "recipes" / "folder" / "params.yaml").read_text()
 CPU, GPU = draft.Machine(gpu=False, cores=2), draft.Machine(gpu=True, cores=16)

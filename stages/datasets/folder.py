@@ -11,7 +11,7 @@ With a table, a label added later changes no id, so no encoder is trained again 
 from bisect import bisect_left
 from pathlib import Path, PurePosixPath
 
-from pipeline import removal
+from pipeline.trail import removal
 from stages.datasets import _labels, _listing, _table
 from stages.datasets._fitting import Store
 from stages.datasets._images import DataError, Images

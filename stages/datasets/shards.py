@@ -9,7 +9,7 @@ data/raw/tiles/0000.parquet   labels: null            a column of bytes, and the
 from functools import partial
 from pathlib import Path
 
-from pipeline import removal
+from pipeline.trail import removal
 from stages.datasets import _cells, _labels, _listing, _pieces, _table, _tar
 from stages.datasets._fitting import ShortSide, Store, fitted
 from stages.datasets._images import DataError, Images

@@ -16,8 +16,8 @@ from typing import Any
 
 from pipeline import params, paths, repro
 from pipeline.errors import Refusal
+from pipeline.labeling.selections import named, set_images
 from pipeline.scratch import write_atomically
-from pipeline.selections import named, set_images
 
 LARGEST = 192  # pixels of the longer side of an image in the page; smaller ones are enlarged by whole numbers
 PAGE = """<!doctype html>

@@ -17,12 +17,13 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from pipeline import marks, params, paths, store, tracking
-from pipeline.consent import ForgetError, Forgetting, Plan
+from pipeline import params, paths, store, tracking
 from pipeline.gates import FORGOTTEN
 from pipeline.scratch import write_atomically
-from pipeline.sources import Source, asked
 from pipeline.store import Store
+from pipeline.trail import marks
+from pipeline.trail.consent import ForgetError, Forgetting, Plan
+from pipeline.trail.sources import Source, asked
 
 JOURNAL = paths.SCRATCH / "forget.json"
 

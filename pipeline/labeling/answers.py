@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from pipeline import graph, params, paths, to_label
+from pipeline import graph, params, paths
 from pipeline.errors import Refusal
+from pipeline.labeling import to_label
 from pipeline.scratch import write_atomically
 from pipeline.sentences import hinted
 

@@ -6,8 +6,8 @@ The sizes aim at a first run within the hour, on two CPU cores or on a recent GP
 import re
 from dataclasses import dataclass
 
-from pipeline.survey import Survey, middle
-from pipeline.template import filled, scalar
+from pipeline.drafting.survey import Survey, middle
+from pipeline.drafting.template import filled, scalar
 
 IMAGES = "images"  # the data set of recipes/folder
 SHARE, OWN = 0.2, 0.1  # of validation, and of test; of validation where the test images are the source's

@@ -1,7 +1,7 @@
 """What was found in a folder of images and decided for its study, in words."""
 
-from pipeline.draft import Plan
-from pipeline.survey import Survey, middle
+from pipeline.drafting.draft import Plan
+from pipeline.drafting.survey import Survey, middle
 
 SHARDS = 200_000  # files from which on tar files are the better source
 TRIAL = 500  # images below which a study is rather a trial

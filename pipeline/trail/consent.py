@@ -11,12 +11,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pipeline import history, marks, paths, removal
+from pipeline import paths
 from pipeline.errors import Refusal
-from pipeline.history import Made
-from pipeline.sources import Source
 from pipeline.store import Store
-from pipeline.trail import Held, Trail, Wanted
+from pipeline.trail import history, marks, removal
+from pipeline.trail.history import Made
+from pipeline.trail.seen import Held, Trail, Wanted
+from pipeline.trail.sources import Source
 
 KEPT = tuple(paths.DATA / name for name in ("classifiers", "encoders", "exports", "finetunes", "receipts", "scores"))
 

@@ -10,9 +10,10 @@ import os
 import re
 from pathlib import Path
 
-from pipeline import findings, params, paths, recipes, repro
-from pipeline.draft import Machine, draft, plan
-from pipeline.survey import FolderError, survey
+from pipeline import params, paths, recipes, repro
+from pipeline.drafting import findings
+from pipeline.drafting.draft import Machine, draft, plan
+from pipeline.drafting.survey import FolderError, survey
 
 TEMPLATE = "folder"
 NEXT = """\

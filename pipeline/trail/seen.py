@@ -17,9 +17,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import history, paths
-from pipeline.history import Made
+from pipeline import paths
 from pipeline.store import Store
+from pipeline.trail import history
+from pipeline.trail.history import Made
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline import history, marks
 from pipeline.gates import FORGOTTEN
-from pipeline.trail import Answer, Held, Trail
+from pipeline.trail import history, marks
+from pipeline.trail.seen import Answer, Held, Trail
 
 SHOWN = 5  # images that are listed one by one
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import plugins
 from pipeline.errors import Refusal
-from pipeline.trail import Wanted
+from pipeline.trail.seen import Wanted
 
 UNUSABLE = Exception  # on what is not an image decoders raise nearly anything
 SHA256 = re.compile("[0-9a-f]{64}")
