@@ -89,7 +89,7 @@ def _compared(name: str, block: dict[str, Any], root: Path) -> Changes:
     now = graph.files(f"prepare@{name}", block["source"]["path"], root)
     files = _files(before, images.ids, now, whole=block["subset"] is None)
     found: dict[str, Any] = files | _known(images, known)
-    stages = _stale(graph.read(root), f"prepare@{name}", _touched(name, found))
+    stages = _stale(graph.read(root), f"prepare@{name}", _touched(name, found, block["subset"] is not None))
     return Changes(**found, stages=stages)
 
 
@@ -115,7 +115,7 @@ def _files(
     present = set(ids)
     added = sorted(present - before.keys()) if whole else []
     removed = sorted(before.keys() - present)
-    gone = {before[name]: name for name in reversed(removed)}
+    gone = {md5: name for name in reversed(removed) if (md5 := before[name]) is not None}
     moved = [(gone[now[name]], name) for name in added if now.get(name) in gone]
     places = {place for pair in moved for place in pair}
     return {
@@ -142,11 +142,11 @@ def _known(images: Any, known: dict[str, dict[str, str]]) -> dict[str, list[Any]
     return {"relabelled": sorted(relabelled), "regrouped": sorted(regrouped)}
 
 
-def _touched(name: str, found: dict[str, list[Any]]) -> list[str]:
-    """What prepare may write anew: all of it, or what labels and groups decide."""
+def _touched(name: str, found: dict[str, list[Any]], subset: bool) -> list[str]:
+    """What prepare may write anew: all of it, or what labels and groups decide. A subset goes by classes."""
     folder = paths.dataset(name)
     receipt = paths.receipt(f"prepare@{name}").as_posix()
-    if any(found[kind] for kind in FILES):
+    if any(found[kind] for kind in FILES) or (subset and found["relabelled"]):
         return [folder.as_posix(), receipt]
     return [receipt, *(str(folder / file) for kind, files in OTHERS.items() if found[kind] for file in files)]
 

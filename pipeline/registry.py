@@ -241,7 +241,10 @@ def _best(study: dict[str, Any]) -> str:
         if learned and run["dataset"] == block["dataset"] and "linear.top1" in scores:
             values[name] = scores["linear.top1"]["val"]["mean"]
     if not values:
-        raise RegistryError("nothing to register: no run trained without labels has a linear.top1, run `dvc repro`")
+        raise RegistryError(
+            "nothing to register: no run trained without labels has a linear.top1; `dvc repro` computes what is stale, "
+            "and `contrail register RUN` takes a run without it"
+        )
     return max(values, key=lambda name: values[name])
 
 

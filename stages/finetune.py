@@ -101,11 +101,11 @@ def finetune(
                         plan = plan_of(cell, images, training, views, model, hardware.precision)
                         require_views(plan, tuned, images, objective.name)
                         Trainer(tuned, images, plan, Checkpoints(stage.scratch / cell.name), stage).run()
-                    shutil.rmtree(stage.scratch / cell.name)
                     outcome = predicted(tuned, model, prepared, store)
                     if cell.seed == cells[0].seed:
                         keep(classifiers, cell.grant, folder, tuned.result(), head, prepared.classes)
                     write_atomically(done, json.dumps(outcome).encode())
+                shutil.rmtree(stage.scratch / cell.name, ignore_errors=True)
                 stage.check()
             outcomes = [json.loads((stage.scratch / f"{cell.name}.json").read_text()) for cell in cells]
             protocol = (

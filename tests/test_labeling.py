@@ -112,6 +112,23 @@ def test_a_parquet_table_is_merged_too(project: Path, kind: pa.DataType) -> None
         merge(project, "a.jpg,4")
 
 
+def test_codes_stay_what_they_are_in_a_column_of_floats(project: Path) -> None:
+    """Codes of eight digits, which pandas keeps as floats where one is missing, lose none of them."""
+    describe(project, SOURCE | {"labels": "labels.parquet"})
+    file = project / "data/raw/birds/labels.parquet"
+    pq.write_table(pa.table({"file": ["a.jpg", "b.jpg", "c.jpg"], "label": [39065001.0, 39065002.0, None]}), file)
+    merge(project, "c.jpg,39065002", "d.jpg,39065001")
+    assert pq.read_table(file)["label"].to_pylist() == [39065001.0, 39065002.0, 39065002.0, 39065001.0]
+
+
+def test_a_subset_may_take_other_images_then(project: Path) -> None:
+    """It is said that encoders run again, too, where the images are chosen by their labels."""
+    assert merge(project, "b.jpg,heron")[1] == "stale now: prepare@birds, then nothing; and no encoder"
+    block = {"source": SOURCE, "subset": 4}
+    (project / "params.yaml").write_text(json.dumps({"datasets": {"birds": block}}))
+    assert merge(project, "c.jpg,heron")[1].startswith("stale now: prepare@birds, whose `subset` chooses images by")
+
+
 def test_a_parquet_table_of_numbers_takes_no_words(project: Path) -> None:
     """A label that the column cannot hold is refused by its type."""
     describe(project, SOURCE | {"labels": "labels.parquet"})

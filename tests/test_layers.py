@@ -183,6 +183,12 @@ def test_a_budget_is_fitted_on_its_labels_alone(blobs: Table) -> None:
     assert torch.equal(changed[1], before.draws["test"][1])
 
 
+def test_of_draws_of_many_sizes_the_largest_is_said(blobs: Table) -> None:
+    """A budget of whole groups grants more labels in one draw than in another."""
+    blobs.budgets["few"][1] = torch.arange(24)
+    assert asked(blobs).labels_used == 24
+
+
 def test_the_penalty_is_that_of_the_least_held_out_loss(blobs: Table) -> None:
     """Where labels have nothing to do with the features the strongest wins, for separate classes a weak one."""
     labels = blobs.examples("train")[1]

@@ -356,6 +356,13 @@ def test_uniformity_of_known_shapes(features: Tensor, value: float) -> None:
     assert geometry.uniformity(features.double()).item() == pytest.approx(value, abs=1e-9)
 
 
+def test_geometry_wants_two_images(digits: Table) -> None:
+    """One image has no pair: the split is named."""
+    digits.rows["test"] = digits.rows["test"][:1]
+    with pytest.raises(Refusal, match="the split test has one image"):
+        geometry.score(digits)
+
+
 @pytest.mark.parametrize(("d", "value"), [(2, -1.573), (128, -3.937), (512, -3.984)])
 def test_uniformity_of_random_points(d: int, value: float) -> None:
     """Points drawn from the sphere come near the value of the uniform distribution."""

@@ -241,6 +241,8 @@ def test_a_weight_grows(shape: Any, values: list[float]) -> None:
     assert [growth.at(p) / 100 for p in (0.2, 0.4, 0.6, 0.9)] == pytest.approx(values, abs=1e-6)
     assert growth.at(0.1) == growth.at(0.2)
     assert Growth(weight=3.0, shape=shape, begin=0.0, end=0.0).at(0.0) == 3
+    at_once = Growth(weight=100.0, shape=shape, begin=0.5, end=0.5)
+    assert [at_once.at(p) / 100 for p in (0.4, 0.5)] == pytest.approx([values[0], 1], abs=1e-6)
 
 
 def test_a_weight_begins_to_grow_before_it_ends() -> None:

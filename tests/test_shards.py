@@ -75,6 +75,14 @@ def test_a_tar_holds_images_and_what_they_are(tmp_path: Path) -> None:
     assert reds(images.take(np.array([3, 1]))) == [4, 2]
 
 
+@pytest.mark.parametrize("others", [{}, {"p07.txt": b"a note", "p08.png": png(1)}])
+def test_an_image_that_would_be_missed_is_refused(tmp_path: Path, others: dict[str, bytes]) -> None:
+    """A name ends at its first dot; where only names with more of them are there, that was not meant."""
+    pack(tmp_path / "0000.tar", {"p07.slide3.png": png(2), **others})
+    with pytest.raises(DataError, match=r"p07.slide3.png in .*0000.tar would be passed over: a name ends at its first"):
+        shards.load(path=str(tmp_path), **BARE)
+
+
 def test_groups_and_splits_come_out_of_json_or_folders(tmp_path: Path) -> None:
     """By the name of the key; an image without one is named."""
     for split, patient in (("train", 5), ("test", 6)):

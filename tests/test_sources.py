@@ -405,7 +405,7 @@ def test_the_first_folders_are_the_split(tmp_path: Path) -> None:
     assert list(labelled(images).values()) == ["dog", "cat", "cat"]
     paint(tmp_path / "extra/dog/p3/a.png")
     with pytest.raises(
-        DataError, match=r"the folder 'extra' .* is none of train, val, valid, validation, test: rename"
+        DataError, match=r"the folder 'extra' .* is none of train, val, valid, validation, dev, test: rename"
     ):
         folder.load(path=str(tmp_path), **own)
 

@@ -161,6 +161,20 @@ def test_a_new_label_trains_no_encoder_again(project, birds):
     assert not {"pretrain@simclr", "embed@simclr"} & set(stages)
 
 
+def test_a_new_label_may_change_a_subset(project, birds):
+    """A subset takes equally many images of each class, so everything may run again."""
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("subset: null", "subset: 80"))
+    retold(birds, lambda file, label, patient: (file, label or "gull", patient))
+    assert {PREPARE, "pretrain@simclr"} <= set(changed(project).stages)
+
+
+def test_an_emptied_row_has_not_moved():
+    """What has no content in the manifest, as a row of parquet that was forgotten, is no file that came elsewhere."""
+    found = changes._files({"a.parquet/000000": None}, ["b.parquet/000000"], {"b.parquet": "x"}, whole=True)
+    assert found == {"added": ["b.parquet/000000"], "removed": ["a.parquet/000000"], "changed": [], "moved": []}
+
+
 def test_a_new_group_moves_images_between_splits(project, birds):
     """So everything that knows a split runs again."""
     retold(birds, lambda file, label, patient: (file, label, "p9" if patient == "p0" else patient))

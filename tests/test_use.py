@@ -426,6 +426,26 @@ def test_a_folder_becomes_the_current_study(project, tmp_path):
     assert "epochs: 7" in (project / "recipes/my-birds/params.yaml").read_text()
 
 
+@pytest.mark.parametrize(("folder", "name"), [("2024", "images-2024"), ("null", "images-null"), ("a: b #2", "a-b-2")])
+def test_a_folder_may_be_called_anything(project, tmp_path, folder, name):
+    """What YAML would read as a number, a word of its own or a comment, becomes a study that can be left again."""
+    start(cases.unlabelled(tmp_path / folder), project)
+    study = params.read(project / "params.yaml")
+    params.check(study)
+    assert [study["study"], *study["datasets"]] == [name, name]
+    commit(project)
+    recipes.use("digits", project)
+    with pytest.raises(FolderError, match="--name 1e5: a name begins with a-z"):
+        start(tmp_path / folder, project, name="1e5")
+
+
+def test_images_below_a_folder_with_an_odd_name_are_found(project, tmp_path):
+    """Its path is quoted where YAML would read another one."""
+    cases.unlabelled(project / "data/raw/birds #2")
+    start(project / "data/raw/birds #2", project, name="birds")
+    assert params.read(project / "params.yaml")["datasets"]["birds"]["source"]["path"] == "data/raw/birds #2"
+
+
 def test_looking_again_drafts_again(project, tmp_path):
     """With a table that came later the same study gets its labels; another folder does not take its name."""
     images = cases.unlabelled(tmp_path / "birds")
@@ -443,7 +463,7 @@ def test_what_is_refused_leaves_nothing_behind(project, tmp_path):
     images = cases.unlabelled(tmp_path / "images")
     for folder, options, says in [
         (tmp_path / "nowhere", {}, "is not there"),
-        (images, {"name": "My Birds"}, "a name may hold only"),
+        (images, {"name": "My Birds"}, "a name begins with a-z, holds only"),
         (images, {"name": "folder"}, "another study called folder"),
         (images, {"name": "digits"}, "another study called digits"),
         (tmp_path, {}, "holds this repository"),

@@ -14,6 +14,7 @@ from pipeline import params, paths, recipes, repro
 from pipeline.drafting import findings
 from pipeline.drafting.draft import Machine, draft, plan
 from pipeline.drafting.survey import FolderError, survey
+from pipeline.drafting.template import scalar
 
 TEMPLATE = "folder"
 NEXT = """\
@@ -58,10 +59,18 @@ def _plain(path: Path) -> Path:
 
 def _name(folder: Path, name: str | None) -> str:
     if name is None:
-        return re.sub(r"[^a-z0-9_-]+", "-", folder.name.lower()).strip("-") or "images"
-    if not re.fullmatch(r"[a-z0-9_-]+", name):
-        raise FolderError(f"--name {name}: a name may hold only a-z, 0-9, _ and -")
+        name = re.sub(r"[^a-z0-9_-]+", "-", folder.name.lower()).strip("-") or "images"
+        return name if _readable(name) else f"images-{name}"
+    if not _readable(name):
+        raise FolderError(
+            f"--name {name}: a name begins with a-z, holds only a-z, 0-9, _ and -, and is not true or null"
+        )
     return name
+
+
+def _readable(name: str) -> bool:
+    """Whether it is a name in YAML, too, and no number and no such word."""
+    return re.fullmatch(r"[a-z][a-z0-9_-]*", name) is not None and scalar(name) == name
 
 
 def _refuse_namesake(name: str, path: Path, root: Path) -> None:

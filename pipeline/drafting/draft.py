@@ -92,7 +92,7 @@ def _dataset(found: Survey, decided: Plan, path: str) -> dict[str, str]:
     here = f"datasets.{IMAGES}"
     budgets = [f"\n      {budget}: {{ select: {how} }}" for budget, how in decided.budgets.items()]
     return {
-        f"{here}.source.path": path,
+        f"{here}.source.path": scalar(path),
         f"{here}.source.store": _store(found),
         f"{here}.source.labels": scalar(found.source["labels"]),
         f"{here}.source.group": scalar(found.source["group"]),

@@ -40,8 +40,7 @@ GROUPS = tuple(  # columns whose images belong together, the widest first
     )
     for ending in ("_id", "id", "")
 )
-PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-PARTS |= {"dev": "validation"}
+PARTS = {"train", "val", "valid", "validation", "dev", "test"}  # folders of an own split
 PREVIEW = {"short_side": 64, "quality": 95}  # what a sampled image is decoded to
 
 
@@ -176,7 +175,7 @@ def _columns(table: Path) -> list[str]:
 def _split_by_folders(files: list[str]) -> bool:
     """Whether the first folders are train and others of its kind."""
     tops = {name.split("/")[0] for name in files if "/" in name}
-    return tops <= PARTS.keys() and "train" in tops and len(tops) > 1 and all("/" in name for name in files)
+    return tops <= PARTS and "train" in tops and len(tops) > 1 and all("/" in name for name in files)
 
 
 def _refuse_wrapped(folder: Path, files: list[str]) -> None:

@@ -30,7 +30,7 @@ def label(file: Path, dataset: str | None, new_class: bool, root: Path) -> list[
     left = [name for name, said in rows if not said]
     if not filled:
         return [f"nothing to merge: none of the {len(rows)} rows of {file.name} has a label"]
-    name, source = _of(file, filled, dataset, root)
+    name, source, subset = _of(file, filled, dataset, root)
     table = root / source["path"] / source["labels"]
     if not table.is_file():
         raise Refusal(f"{table} is missing: make it with the first line file,label")
@@ -41,7 +41,7 @@ def label(file: Path, dataset: str | None, new_class: bool, root: Path) -> list[
     added = sum(_spelled(image) not in known for image in filled)
     rest = f", {len(left)} rows of {file.name} are still empty" if left else ""
     words = f"{added} labels are new in {table.relative_to(root)}{rest}"
-    return [words, _stale(name, root)]
+    return [words, _stale(name, root, subset)]
 
 
 def _agreeing(file: Path, rows: list[tuple[str, str]]) -> dict[str, str]:
@@ -53,8 +53,11 @@ def _agreeing(file: Path, rows: list[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-def _of(file: Path, filled: dict[str, str], dataset: str | None, root: Path) -> tuple[str, dict[str, Any]]:
-    """The data set that has all of these images, and its source; Refusal if none has, or if its labels are no table."""
+def _of(file: Path, filled: dict[str, str], dataset: str | None, root: Path) -> tuple[str, dict[str, Any], bool]:
+    """The data set that has all of these images, its source, and whether it is a subset of that.
+
+    Refusal if none has, or if its labels are no table.
+    """
     datasets = params.read(root / "params.yaml")["datasets"]
     if dataset is not None and dataset not in datasets:
         raise Refusal(
@@ -75,7 +78,7 @@ def _of(file: Path, filled: dict[str, str], dataset: str | None, root: Path) -> 
             f"params.yaml: datasets.{fitting[0]}.source.labels is null, so an image has no label but its folder: write "
             f"the labels into a table {source['path']}/labels.csv (file,label), and set labels: labels.csv"
         )
-    return fitting[0], source
+    return fitting[0], source, datasets[fitting[0]].get("subset") is not None
 
 
 def _strangers(images: Iterable[str], dataset: Path) -> list[str]:
@@ -104,15 +107,17 @@ def _known(table: Path) -> dict[str, str]:
 
     if _is_parquet(table):
         columns = pq.read_table(table, columns=["file", "label"])
-        pairs = zip(columns["file"].to_pylist(), map(_text, columns["label"].to_pylist()), strict=True)
+        pairs = zip(columns["file"].to_pylist(), _texts(columns["label"]), strict=True)
     else:
         pairs = zip(*([row[name] for row in _rows(table)] for name in ("file", "label")), strict=True)
     return {_spelled(image): said for image, said in pairs if said}
 
 
-def _text(said: Any) -> str:
-    """A label as `prepare` reads it: 3 where a column of whole numbers holds 3.0."""
-    return "" if said is None else f"{said:g}" if isinstance(said, float) else str(said)
+def _texts(labels: Any) -> list[str]:
+    """Labels as `prepare` reads them: 3 where a column of whole numbers holds 3.0, "" where there is none."""
+    import pyarrow as pa
+
+    return [said or "" for said in labels.cast(pa.string()).to_pylist()]
 
 
 def _rows(table: Path) -> csv.DictReader:
@@ -133,21 +138,22 @@ def _csv(table: Path, filled: dict[str, str]) -> bytes:
 
 
 def _parquet(table: Path, filled: dict[str, str]) -> bytes:
-    """As `_csv`, of a parquet file; the type of its labels stays, too."""
+    """As `_csv`, of a parquet file; the type of its labels stays, and so does every label that is there."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     rows, new = pq.read_table(table), {_spelled(image): (image, said) for image, said in filled.items()}
     kind, at = rows.schema.field("label").type, rows.schema.get_field_index("label")
-    said = [
-        new.pop(_spelled(image), ("", _text(label)))[1]
-        for image, label in zip(rows["file"].to_pylist(), rows["label"].to_pylist(), strict=True)
-    ]
+    said = [new.pop(_spelled(image), ("", None))[1] for image in rows["file"].to_pylist()]
     files, labels = (list(column) for column in zip(*new.values(), strict=True)) if new else ([], [])
     try:
-        column, more = (pa.array([one or None for one in each], pa.string()).cast(kind) for each in (said, labels))
+        told, more = (pa.array(each, pa.string()).cast(kind) for each in (said, labels))
     except pa.ArrowInvalid as error:
         raise Refusal(f"{table} has labels of the type {kind}: {error}") from error
+    before = rows["label"].combine_chunks()
+    empty = pa.array([not label for label in _texts(before)])
+    column = pc.if_else(empty, told, before)
     whole = rows.set_column(at, rows.schema.field("label"), column)
     out = io.BytesIO()
     added = pa.table({"file": pa.array(files, rows.schema.field("file").type), "label": more})
@@ -169,8 +175,10 @@ def _require_agreement(table: Path, known: dict[str, str], filled: dict[str, str
         )
 
 
-def _stale(dataset: str, root: Path) -> str:
+def _stale(dataset: str, root: Path, subset: bool) -> str:
     """What the new labels make stale, in words."""
+    if subset:
+        return f"stale now: prepare@{dataset}, whose `subset` chooses images by their labels, and so what depends on it"
     nodes = graph.read(root)
     changed = {(paths.dataset(dataset) / name).as_posix() for name in SEES_LABELS}
     stale = [node.name for node in nodes if changed & set(node.deps)]

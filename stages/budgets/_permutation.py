@@ -1,5 +1,5 @@
 """What a budget chooses from, and one order of it per class and seed. A budget takes the first ones of each class, so a
-smaller budget is part of a larger one, whatever plug-in chose them.
+smaller budget of the same plug-in is part of a larger one.
 """
 
 import hashlib

@@ -4,7 +4,8 @@
     000123.cls   its label, a text
     000123.json  its label, group, split: {"label": "heron", "patient_id": "p7"}
 
-Other members are passed over. One pass over the headers finds where each image lies, and keeps no more of it.
+Other members are passed over, 000123.seg.png among them: a name ends at its first dot. Where no 000123.jpg stands
+beside such a one it is refused, as nobody would miss it. One pass over the headers finds where each image lies.
 """
 
 import json
@@ -58,20 +59,22 @@ class _Scan:
 
     def add(self, number: int, file: str, path: Path) -> None:
         """One tar, which is `file` in the ids."""
-        first, current = len(self.ids), ""
+        first, current, odd = len(self.ids), "", ""
         waiting: dict[str, dict[str, str]] = {}  # name without suffix → what is said of images that are not here yet
         rows: list[int] = []  # of the images with the name `current`
         for member in members(path):
             name, suffix = _parted(member.name)
             if name != current:
-                self._tell(rows, waiting.pop(current, None) if rows else None)
-                current, rows = name, []
+                self._close(rows, waiting.pop(current, None) if rows else None, odd, path)
+                current, rows, odd = name, [], ""
             if suffix in IMAGES:
                 rows.append(len(self.ids))
                 self._append(f"{file}/{member.name}", (number, member.offset, member.size))
             elif suffix in ("cls", "json") and self.texts:
                 _add(waiting.setdefault(name, {}), self._said(path, member, suffix), path, name)
-        self._tell(rows, waiting.pop(current, None) if rows else None)
+            elif suffix.rpartition(".")[2] in IMAGES and name.rpartition("/")[2]:  # not hidden
+                odd = member.name
+        self._close(rows, waiting.pop(current, None) if rows else None, odd, path)
         self._tell_late(first, file, waiting, path)
 
     def _append(self, name: str, place: tuple[int, int, int]) -> None:
@@ -79,6 +82,15 @@ class _Scan:
         self.places.extend(place)
         for texts in self.texts.values():
             texts.append(None)
+
+    def _close(self, rows: list[int], said: dict[str, str] | None, odd: str, path: Path) -> None:
+        """All members of a name have passed: `said` is of its images, `odd` one that is passed over."""
+        if odd and not rows:
+            raise DataError(
+                f"{odd} in {path} would be passed over: a name ends at its first dot, and no image beside it has that "
+                "name and no other dot: rename it"
+            )
+        self._tell(rows, said)
 
     def _tell(self, rows: list[int], said: dict[str, str] | None) -> None:
         for column, text in (said or {}).items():

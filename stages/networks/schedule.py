@@ -55,7 +55,7 @@ class Growth(Block):
         """The value when `progress` (0 to 1) of the training is done."""
         if progress >= self.end:
             return self.weight
-        t = max(0.0, progress - self.begin) / (self.end - self.begin)
+        t = (progress - self.begin) / (self.end - self.begin) if progress > self.begin else 0.0
         return self.weight * (t if self.shape == "linear" else math.exp(-5 * (1 - t) ** 2))
 
 

@@ -26,16 +26,15 @@ CELLS = 2**23  # images × replicates held at a time
 
 
 def summarize(
-    splits: dict[str, tuple[Any, Any]], protocol: str, labels_used: int, groups: Any = None
+    splits: dict[str, tuple[Any, Any]], protocol: str, labels_used: int, groups: Any
 ) -> dict[str, dict[str, Any]]:
     """{"top1", "balanced_accuracy", "macro_f1": score} of s classifiers judged on the same images.
 
     splits: "val", "test" → labels (n,) and predicted (s, n), int64 arrays or tensors.
-    groups: of the n test images, as in `intervals`; None where every image is its own group. Where they are fewer than
-        the images, the protocol says how many.
+    groups: of the n test images, as in `intervals`. Where they are fewer than the images, the protocol says how many.
     """
     scores: dict[str, dict[str, Any]] = {}
-    if groups is not None and (count := len(set(groups))) < len(groups):
+    if (count := len(set(groups))) < len(groups):
         protocol = f"{protocol}, interval over {count:,} groups of test images"
     for split, (labels, predicted) in splits.items():
         each = [accuracies(labels, row) for row in predicted]
@@ -43,7 +42,7 @@ def summarize(
             score = scores.setdefault(name, {"protocol": protocol, "labels_used": labels_used})
             score[split] = summary([values[name] for values in each])
     labels, predicted = splits["test"]
-    for name, interval in intervals(labels, predicted, np.arange(len(labels)) if groups is None else groups).items():
+    for name, interval in intervals(labels, predicted, groups).items():
         scores[name]["test"]["interval"] = interval
     return scores
 

@@ -31,7 +31,7 @@ def score(table: Table, *, budget: Name, folds: Annotated[int, Field(ge=2)], pen
     draws = [(table.features[rows], table.labels[rows]) for rows in table.budgets[budget]]
     fitted = [tuned(draw, len(table.classes), folds, penalties) for draw in draws]
     judged = {split: table.examples(split)[0] for split in JUDGED}
-    used = len(draws[0][1])
+    used = max(len(labels) for _, labels in draws)
     return Verdict(
         protocol=(
             f"multinomial logistic regression, {used} labels, {penalties.words} by {folds}-fold cross-validation "

@@ -33,6 +33,11 @@ def score(table: Table) -> Verdict:
 
 def _measures(table: Table, split: str) -> dict[str, float]:
     features = table.features[_sample(table.rows[split])].double()
+    if len(features) < 2:
+        raise Refusal(
+            f"the split {split} has one image, and geometry is about pairs of images: make its share larger, or leave "
+            "the probe out"
+        )
     first, second = _pairs(table, split)
     return {
         "alignment": alignment(first.double(), second.double()).item(),
