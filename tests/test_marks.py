@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.store.entities import PagedList
 from safetensors.numpy import load_file
 from test_registry import write_data, write_evaluation, write_params
 
@@ -106,12 +108,44 @@ def test_a_version_loses_its_images_and_says_that_it_saw_them(here: Path) -> Non
         plan = Plan(versions={"toy-encoder 1": words}, runs={run: words}, shown=["toy-encoder 1"])
         for _ in range(2):  # as after a kill
             forget._note(mlflow, plan)
+        more = "may have seen images that were forgotten on 2026-02-02"
+        forget._note(mlflow, Plan(versions={"toy-encoder 1": more}, runs={run: more}))
+        forget._note(mlflow, plan)
         assert not holding(mlflow, real)
         mlflow.pyfunc.load_model("models:/toy-encoder/1")
         [(version, _)] = marks.versions(client)
-        assert client.get_run(run).data.tags[gates.FORGOTTEN] == version.tags[gates.FORGOTTEN] == words
+        assert client.get_run(run).data.tags[gates.FORGOTTEN] == version.tags[gates.FORGOTTEN] == f"{words}; {more}"
     with pytest.raises(registry.RegistryError, match=f"it {words}"):
         registry.promote(1)
+
+
+class Paged:
+    """An MLflow client that answers with one thing a page."""
+
+    def search_registered_models(self, query: str = "", page_token: str | None = None) -> PagedList:
+        names = [name for name in ("other-encoder", "toy-encoder") if name in (query or name)]
+        return self.page([SimpleNamespace(name=name, aliases={}) for name in names], page_token)
+
+    def search_model_versions(self, query: str, page_token: str | None = None) -> PagedList:
+        name, tags = query.split("'")[1], {"evaluation": "fair"}
+        return self.page([SimpleNamespace(name=name, version=str(number), tags=tags) for number in (1, 2)], page_token)
+
+    def search_experiments(self, page_token: str | None = None) -> PagedList:
+        return self.page([SimpleNamespace(experiment_id=number) for number in "12"], page_token)
+
+    def search_runs(self, places: list[str], query: str, page_token: str | None = None) -> PagedList:
+        return self.page([SimpleNamespace(info=SimpleNamespace(run_id=f"run {place}")) for place in places], page_token)
+
+    def page(self, found: list[Any], token: str | None) -> PagedList:
+        at = int(token or 0)
+        return PagedList(found[at : at + 1], str(at + 1) if found[at + 1 :] else None)
+
+
+def test_the_store_is_read_to_the_last_page() -> None:
+    """Models beyond a page, their versions, experiments and runs are found as those on the first."""
+    found = [(version.name, version.version) for version, _ in marks.versions(Paged())]
+    assert found == [(name, version) for name in ("other-encoder", "toy-encoder") for version in "12"]
+    assert marks.runs(Paged(), ["a"]) == {"a": ["run 1", "run 2"]}
 
 
 def holding(mlflow: Any, real: np.ndarray) -> bool:

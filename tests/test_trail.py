@@ -158,6 +158,7 @@ def test_what_is_gone_is_unknown_and_never_no(root: Path) -> None:
         (place / "files" / "md5" / seen_by[:2] / seen_by[2:]).unlink()
     found = traced_facts(root, asked(name(TEST)))
     assert seen(found, "runs", "run") == {"simclr": None, "supervised": 0, "random": 0, "after": None}
+    assert seen(found, "finetunes", "finetune") == {"simclr": 0, "distilled": None}
     assert any(line.startswith("cannot be known: pretrain@simclr, pretrain@after") for line in traced.words(found))
 
 
@@ -180,6 +181,49 @@ def test_a_remote_that_fails_is_left_out_and_named(root: Path) -> None:
     assert (root / SCANS / name(TRAIN)).exists()
 
 
+class Objects:
+    """As much of a store as a trail asks for: tables by their md5, a folder's under "<md5>.dir"."""
+
+    places: tuple[str, ...] = ()
+
+    def __init__(self, root: Path, tables: dict[str, Any]) -> None:
+        self.root, self.tables = root, tables
+
+    def read(self, oid: str) -> bytes | None:
+        stream = io.BytesIO()
+        pq.write_table(pa.table(self.tables[oid]), stream)
+        return stream.getvalue()
+
+    def files(self, oid: str) -> dict[str, str]:
+        return {"index.parquet": oid.removesuffix(".dir")}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Wanted(frozenset("ab")), {"now": ["a"], "once": ["a", "b"], "other": ["x"]}),
+        (Wanted(frozenset("b"), frozenset("3")), {"now": ["c"], "once": ["b"], "other": ["x"]}),
+    ],
+)
+def test_each_image_is_known_by_its_other_names(tmp_path: Path, wanted: Wanted, expected: dict[str, list[str]]) -> None:
+    """Of each name what it means today, or else once meant: another image that was found does not end the search."""
+    tables, indices = {}, {"now": {"a": "1", "c": "3"}, "once": {"a": "9", "b": "2"}, "other": {"x": "2", "y": "9"}}
+    for item, images in indices.items():
+        tables[item] = {"id": list(images), "sha256": list(images.values())}
+        outs = [{"path": f"data/datasets/{item}/images", "md5": f"{item}.dir"}]
+        path = tmp_path / ("dvc.lock" if item == "now" else f"recipes/{item}/dvc.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"stages": {f"prepare@{item}": {"cmd": "", "outs": outs}}}))
+    trail = Trail(Objects(tmp_path, tables), wanted)  # type: ignore[arg-type]
+    assert {held.made.item: held.images["id"].to_pylist() for held in trail.held} == expected
+
+
+class Page(list):
+    """What a search of MLflow's client answers with."""
+
+    token = None
+
+
 class Registry:
     """As much of an MLflow client as trace asks for: one model, its versions by their tags."""
 
@@ -189,11 +233,11 @@ class Registry:
             for number, tag in enumerate(tags, start=1)
         ]
 
-    def search_registered_models(self, query: str = "") -> list[Any]:
-        return [SimpleNamespace(name="scans-encoder", aliases={"champion": "2"})]
+    def search_registered_models(self, query: str = "") -> Page:
+        return Page([SimpleNamespace(name="scans-encoder", aliases={"champion": "2"})])
 
-    def search_model_versions(self, query: str, max_results: int) -> list[Any]:
-        return self.versions
+    def search_model_versions(self, query: str) -> Page:
+        return Page(self.versions)
 
 
 def test_versions_are_known_by_their_tags(here: Path) -> None:
@@ -302,13 +346,72 @@ def test_objects_that_nothing_records_are_found_by_what_they_hold(root: Path) ->
     innocent = np.stack([image(number) for number in (2, 3)]).tobytes()
     strays = [content, listed, np.stack([image(number) for number in (2, TRAIN)]).tobytes(), innocent]
     for number, stray in enumerate(strays):
-        (cache / f"{number:02x}").mkdir(exist_ok=True)
-        (cache / f"{number:02x}" / ("0" * 30 + (".dir" if stray is listed else ""))).write_bytes(stray)
+        put(cache, stray, f"{number:02x}" + "0" * 30 + (".dir" if stray is listed else ""))
     forgotten(root, name(TRAIN))
     assert [stray.exists() for stray in (cache / f"{number:02x}" / ("0" * 30) for number in (0, 2, 3))] == [
         False, False, True
     ]  # fmt: skip
     assert not (cache / "01" / ("0" * 30 + ".dir")).exists()
+
+
+def put(place: Path, content: bytes, oid: str) -> None:
+    """Let a cache or a remote have an object."""
+    (place / oid[:2]).mkdir(parents=True, exist_ok=True)
+    (place / oid[:2] / oid[2:]).write_bytes(content)
+
+
+def taken_out(root: Path, number: int) -> bytes:
+    """The content of a file that a person takes out of the source, and its row."""
+    content, table = (root / SCANS / name(number)).read_bytes(), root / SCANS / "labels.csv"
+    (root / SCANS / name(number)).unlink()
+    table.write_text("".join(line for line in table.open() if not line.startswith(name(number))))
+    return content
+
+
+@pytest.mark.parametrize("how", ["id", "file"])
+def test_what_the_source_has_no_more_is_forgotten_too(root: Path, tmp_path: Path, how: str) -> None:
+    """Nothing of it is left where `dvc add` keeps it, asked for by its id or by a file from elsewhere."""
+    (tmp_path / "copy.png").write_bytes(taken_out(root, TRAIN))
+    Image.fromarray(image(TRAIN)).save(stream := io.BytesIO(), "BMP")
+    strays = {"01" + "0" * 30: stream.getvalue(), "02" + "0" * 30: _png(2)}
+    if how == "file":  # only this has the bytes
+        strays["03" + "0" * 30] = np.stack([image(number) for number in (2, TRAIN)]).tobytes()
+    for oid, stray in strays.items():
+        put(root / ".dvc/cache/files/md5", stray, oid)
+    forgotten(root, name(TRAIN) if how == "id" else str(tmp_path / "copy.png"))
+    (tmp_path / "copy.png").unlink()
+    assert holders(root.parent, [TRAIN]) == []
+    assert [oid for oid in strays if (root / ".dvc/cache/files/md5" / oid[:2] / oid[2:]).exists()] == ["02" + "0" * 30]
+
+
+def test_a_folder_that_was_added_gives_an_image_up_in_the_remote(root: Path) -> None:
+    """The list of the folder that a data set was made from says which object is the image's, if the cache is empty."""
+    source = lock.hashes(lock.read(root)["prepare@small"]["deps"])[str(SCANS)]
+    files = {path.relative_to(SCANS).as_posix(): path.read_bytes() for path in SCANS.rglob("*.*")}
+    listed = [{"md5": hashlib.md5(content).hexdigest(), "relpath": file} for file, content in sorted(files.items())]
+    shelf = root.parent / "shelf/files/md5"
+    for content in files.values():
+        put(shelf, content, hashlib.md5(content).hexdigest())
+    put(shelf, json.dumps(listed).encode(), source)
+    hidden = hashlib.md5(taken_out(root, TRAIN)).hexdigest()
+    kept = hashlib.md5(files[name(2)]).hexdigest()
+    forgotten(root, name(TRAIN))
+    assert not (shelf / hidden[:2] / hidden[2:]).exists()
+    assert not (shelf / source[:2] / source[2:]).exists()
+    assert (shelf / kept[:2] / kept[2:]).exists()
+
+
+def test_a_table_that_lies_in_the_cache_keeps_its_other_rows(root: Path) -> None:
+    """Where DVC leaves links to its objects: the object of the table goes, and the link becomes a table without it."""
+    table, cache = root / SCANS / "labels.csv", root / ".dvc/cache/files/md5"
+    lines = table.read_text().splitlines()
+    oid = hashlib.md5(table.read_bytes()).hexdigest()
+    put(cache, table.read_bytes(), oid)
+    table.unlink()
+    table.symlink_to(cache / oid[:2] / oid[2:])
+    forgotten(root, name(TRAIN))
+    assert table.read_text().splitlines() == [line for line in lines if not line.startswith(name(TRAIN))]
+    assert not (cache / oid[:2] / oid[2:]).exists()
 
 
 def test_scratch_is_cleared_but_for_what_waits_for_the_tracker(root: Path) -> None:
@@ -467,6 +570,56 @@ def test_a_table_loses_only_its_rows(tmp_path: Path, text: str, kept: str) -> No
     (tmp_path / "t.csv").write_bytes(text.encode())
     removal.rows(tmp_path / "t.csv", ["a"])
     assert (tmp_path / "t.csv").read_bytes() == kept.encode()
+
+
+def parquet(**columns: Any) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(pa.table(columns), stream)
+    return stream.getvalue()
+
+
+PNG = bytes(range(40))  # as the content of a file
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"file,label\ncaf\xc3\xa9,1\n",
+        b"\xef\xbb\xbffile,label\ncaf\xc3\xa9,1\n",
+        b'"file","label"\r\n"caf\xc3\xa9","1"\r\n',
+        b"label,file\n1,caf\xc3\xa9\n",
+        b"file,label\ncafe\xcc\x81,1\n",
+        b"file,label\n\xe9,1\ncaf\xc3\xa9,1\n",  # one row of it in Latin-1
+        b'[{"md5": "0", "relpath": "cafe\xcc\x81"}]',
+        b'[{"md5": "0", broken' + PNG,
+        b'[{"md5": "0"}]' + PNG,
+        b"PAR1" + PNG,
+        parquet(file=["cafe\u0301"]),
+        parquet(file=pa.array(["caf\xe9"], pa.large_string())),
+        parquet(file=pa.array(["caf\xe9", None]).dictionary_encode()),
+        parquet(tags=[["x"]], image=[{"bytes": PNG, "path": None}]),
+    ],
+)
+def test_a_table_or_list_that_names_an_image_is_found(content: bytes) -> None:
+    """However it is written, and damaged if it is; it says nothing of other images."""
+    assert removal.holds(content, [PNG], {"caf\xe9"})
+    assert removal.holds(content, [PNG], {"cafe\u0301"})
+    assert not removal.holds(content, [PNG[::-1]], {"caf", "1", "label"})
+
+
+def test_a_linked_table_loses_its_rows(tmp_path: Path) -> None:
+    """Its own name says what it is; a link to an object of DVC's cache becomes a file, and the object stays."""
+    table, target = tmp_path / "t.csv", tmp_path / "real"
+    for place in (target, tmp_path / "ab" / ("c" * 30)):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("file,label\na,1\nb,2\n")
+        table.unlink(missing_ok=True)
+        table.symlink_to(place)
+        removal.rows(table, ["a"])
+        assert table.read_text() == "file,label\nb,2\n"
+        assert table.is_symlink() == (place == target)
+    assert target.read_text() == "file,label\nb,2\n"
+    assert place.read_text() == "file,label\na,1\nb,2\n"
 
 
 def test_a_link_goes_with_what_it_leads_to(tmp_path: Path) -> None:

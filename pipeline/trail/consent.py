@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from pipeline import paths
 from pipeline.errors import Refusal
@@ -61,6 +62,9 @@ class Forgetting:
         self.trail = Trail(store, wanted)
         store.require(*store.failed)
         self._parts: list[bytes] = []  # what an object that nothing records would hold of the images
+        self._readable: list[Source] = []
+        for content in wanted.contents:
+            self._look_for(content, sources)
 
     def plan(self, client: Any, again: bool) -> Plan:
         """What there is to remove. client: of the tracking store, None to leave it out.
@@ -109,14 +113,18 @@ class Forgetting:
         for name, source in self.sources.items():
             now = (held for held in self.trail.held if held.made.where == history.NOW and held.made.item == name)
             rows = source.rows(self.trail.wanted, (one for held in now for one in held.images["id"].to_pylist()))
+            self._readable.append(source)
             if not rows:
                 continue
             source.require_removable()
             for row in rows:
-                content = source.content(row)
-                self._parts += [content, *source.kept(content)]
+                self._look_for(source.content(row), [source])
             found[name] = [source.images.ids[row] for row in rows]
         return found
+
+    def _look_for(self, content: bytes, sources: list[Source]) -> None:
+        """Search objects for the content of a file, and for what sources keep of it."""
+        self._parts += [content, *(part for source in sources for part in source.kept(content))]
 
     def _touched(self, affected: list[Made]) -> Iterator[Made]:
         """The executions whose outputs were made from the affected ones, these first."""
@@ -154,13 +162,29 @@ class Forgetting:
                 yield out
 
     def _strays(self, plan: Plan) -> Iterator[str]:
-        """Objects of the cache that no execution made: the files themselves, as `dvc add` keeps them, and the like."""
+        """Objects that no execution made: the files themselves, as `dvc add` keeps them, and the like."""
+        yield from (oid for held in self.trail.held for oid in self._added(held))
         recorded = {oid for made in self.trail.made for out in made.outs.values() for oid in self._all(out)}
-        names = {*plan.images, *(name for ids in plan.files.values() for name in ids)}
+        images = [image for held in self.trail.held for image in held.images.to_pylist()]
+        files = {name for ids in plan.files.values() for name in ids}
+        names = {*plan.images, *files, *self.trail.wanted.ids, *(image["id"] for image in images)}
+        gone = {image["sha256"] for image in images if image["id"] not in files}  # no source has their bytes
         for oid in self.store.stored():
             content = None if oid in recorded else self.store.read(oid)
-            if content is not None and removal.holds(content, self._parts, names):
+            if content is not None and (removal.holds(content, self._parts, names) or self._shows(content, gone)):
                 yield oid
+
+    def _added(self, held: Held) -> Iterator[str]:
+        """What `dvc add` keeps of the images in the folder that a version was made from: its list, and the files."""
+        ids = {normalize("NFC", name) for name in held.images["id"].to_pylist()}
+        for oid in held.made.deps.values():
+            files = self.store.files(oid) or {}
+            named = [md5 for name, md5 in files.items() if normalize("NFC", name) in ids]
+            yield from (oid, *named) if named else ()
+
+    def _shows(self, content: bytes, hashes: set[str]) -> bool:
+        """Whether a file is one of these images to a data set."""
+        return bool(hashes) and any(not hashes.isdisjoint(source.hashes(content)) for source in self._readable)
 
     def _all(self, oid: str) -> Iterator[str]:
         yield oid

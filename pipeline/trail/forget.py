@@ -91,9 +91,15 @@ def _note(mlflow: Any, plan: Plan) -> None:
     for name in plan.shown:
         marks.blank(mlflow, *_parted(name))
     for name, words in plan.versions.items():
-        client.set_model_version_tag(*_parted(name), FORGOTTEN, words)
+        before = client.get_model_version(*_parted(name)).tags.get(FORGOTTEN)
+        client.set_model_version_tag(*_parted(name), FORGOTTEN, _added(before, words))
     for run, words in plan.runs.items():
-        client.set_tag(run, FORGOTTEN, words)
+        client.set_tag(run, FORGOTTEN, _added(client.get_run(run).data.tags.get(FORGOTTEN), words))
+
+
+def _added(note: str | None, words: str) -> str:
+    """A note that says the words too, once."""
+    return "; ".join(dict.fromkeys([*(note.split("; ") if note else []), words]))
 
 
 def _parted(name: str) -> tuple[str, str]:

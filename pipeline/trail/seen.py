@@ -11,7 +11,7 @@ what is no longer there makes an answer unknown, never "no".
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -37,6 +37,7 @@ class Wanted:
     hashes: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
     dataset: str | None = None
+    contents: tuple[bytes, ...] = field(default=(), compare=False, repr=False)  # of the files that were given
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,7 @@ class Trail:
             own = self.listed(made.deps.get(str(folder / "images")), seen)
         init = block.get("init", "")
         before = Answer(0) if not init or init.endswith(".py") else self._weights(made.deps.get(init))
-        known = [answer for answer in (own, before) if answer.count]
-        return max(known, key=lambda answer: answer.count or 0) if known else own if own.count is None else before
+        return _together([own, before])
 
     def listed(self, images: str | None, seen: str | None) -> Answer:
         """How many of the images stand in a list of what pretraining saw, given the md5 of list and folder `images`."""
@@ -154,8 +154,7 @@ class Trail:
             folder = paths.dataset(made.block["dataset"])
             seen = made.deps.get(str(folder / "pretrain" / "images.parquet"))
             found.append(self.listed(made.deps.get(str(folder / "images")), seen))
-        known = [answer for answer in found if answer.count]
-        return next(iter((*known, *found)), Answer(0))
+        return _together(found)
 
     def _teachers(self, made: Made) -> list[Made] | None:
         """The finetune whose classifiers it learned from, [] if it had none; None if that is not recorded."""
@@ -168,10 +167,7 @@ class Trail:
     def version(self, tags: dict[str, str]) -> Answer:
         """How many of the images a version of the registry learned from, by its tags."""
         if "trained" in tags:
-            found = [self._trained(step) for step in json.loads(tags["trained"])]
-            counts = [answer.count or 0 for answer in found]
-            unknown = [answer for answer in found if answer.count is None]
-            return Answer(max(counts, default=0)) if any(counts) or not unknown else unknown[0]
+            return _together([self._trained(step) for step in json.loads(tags["trained"])])
         if embedded := self.by_key(tags.get("dvc.key")):
             encoder = embedded.deps.get(str(paths.encoder(tags["run"])))
             for made in self._of("pretrain"):
@@ -223,15 +219,18 @@ class Trail:
         return (made for made in self.made if made.command == command)
 
     def _with_hashes(self, wanted: Wanted) -> Wanted:
-        """The newest images of these names, with their hashes: the same images elsewhere go by other names."""
+        """The images of these names, with their hashes: the same images elsewhere go by other names.
+
+        A name means what it does today; what it once meant, where no data set of today has it.
+        """
+        hashes, sought = set(wanted.hashes), replace(wanted, hashes=frozenset())
         for now in (True, False):
-            hashes = set(wanted.hashes)
-            for made in self.datasets:
-                images = self._images(made, wanted) if (made.where == history.NOW) == now else None
-                hashes |= set(images["sha256"].to_pylist()) if images is not None else set()
-            if hashes:
-                break
-        return Wanted(wanted.ids, frozenset(hashes), wanted.groups, wanted.dataset)
+            versions = [made for made in self.datasets if (made.where == history.NOW) == now]
+            found = [images for made in versions if (images := self._images(made, sought)) is not None]
+            hashes |= {name for images in found for name in images["sha256"].to_pylist()}
+            ids, groups = ({name for images in found for name in images[key].to_pylist()} for key in ("id", "group"))
+            sought = replace(sought, ids=sought.ids - ids, groups=sought.groups - groups)
+        return replace(wanted, hashes=frozenset(hashes))
 
     def _images(self, made: Made, wanted: Wanted | None = None) -> "pa.Table | None":
         folder = paths.dataset(made.item)
@@ -273,6 +272,13 @@ class Trail:
 
         content = self.store.read(oid) if oid else None
         return None if content is None else pq.read_table(BytesIO(content))
+
+
+def _together(answers: list[Answer]) -> Answer:
+    """Of several ways to have seen images: the largest count; where none is above 0, what is unknown."""
+    known = [answer for answer in answers if answer.count]
+    unknown = [answer for answer in answers if answer.count is None]
+    return max(known, key=lambda answer: answer.count or 0) if known else next(iter(unknown), Answer(0))
 
 
 def _images_of(made: Made) -> str:

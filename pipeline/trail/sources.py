@@ -78,6 +78,7 @@ def asked(sources: Iterable[Source], images: Iterable[str], groups: Iterable[str
     """What a person named: images by path, sha256 or id, and groups."""
     ids: set[str] = set()
     hashes: set[str] = set()
+    contents: list[bytes] = []
     for text in images:
         if SHA256.fullmatch(text):
             hashes.add(text)
@@ -87,10 +88,11 @@ def asked(sources: Iterable[Source], images: Iterable[str], groups: Iterable[str
             if not found:
                 raise Refusal(f"{text} is not an image that any data set of params.yaml could hold")
             hashes |= found
+            contents.append(content)
             ids |= {name for source in sources for name in _inside(Path(text), source.path)}
         else:
             ids.add(text)
-    return Wanted(frozenset(ids), frozenset(hashes), frozenset(groups), dataset)
+    return Wanted(frozenset(ids), frozenset(hashes), frozenset(groups), dataset, tuple(contents))
 
 
 def _inside(file: Path, folder: Path) -> list[str]:
