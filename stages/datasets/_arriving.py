@@ -7,6 +7,7 @@ everything comes back in the order in which it was asked for.
 import hashlib
 import os
 import signal
+import struct
 import sys
 import threading
 import zlib
@@ -25,6 +26,7 @@ from stages.datasets._decoding import FORMATS, Treatment, Unusable, format_of
 from stages.datasets._images import DataError, Record
 from stages.datasets._perceptual import phash
 
+SHAPE = struct.Struct("<3q")
 TREATMENTS: tuple[str, ...] = get_args(Treatment)
 # what is known of an image that was kept, in the ledger and while it is written
 KEPT = np.dtype(
@@ -89,7 +91,7 @@ def kept(record: Record, near: bool, file: bytes) -> Kept:
     height, width, _ = pixels.shape
     raw = pixels.tobytes()
     content = raw if record.content is None else record.content
-    sha256 = hashlib.sha256(np.array(pixels.shape, dtype="<i8").tobytes() + raw).digest()
+    sha256 = hashlib.sha256(SHAPE.pack(*pixels.shape) + raw).digest()
     treatments = sum(1 << TREATMENTS.index(treatment) for treatment in record.treatment)
     place = (0, 0, len(content), zlib.crc32(content), height, width)
     form = 1 + FORMATS.index(known) if (known := format_of(file)) else 0

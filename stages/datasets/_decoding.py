@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import warnings
-from io import BytesIO, FileIO
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -140,10 +140,17 @@ def misnamed(name: str, kind: str) -> bool:
 def content(file: str) -> bytes:
     """The bytes of a file; Unusable for a link into the void or in a circle, for what may not be read or is no file."""
     try:
-        with FileIO(os.open(file, os.O_RDONLY | os.O_NONBLOCK)) as stream:  # a pipe would wait for a writer
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
                 raise Unusable("unreadable", "it is no file but a pipe, a socket or a device: remove it")
-            return stream.readall()
+            whole = os.read(handle, status.st_size)  # a file object takes as long to make as the rest together
+            while len(whole) < status.st_size and (more := os.read(handle, status.st_size - len(whole))):
+                whole += more
+            return whole
+        finally:
+            os.close(handle)
     except OSError as error:
         if error.errno == errno.ELOOP or (isinstance(error, FileNotFoundError) and Path(file).is_symlink()):
             raise Unusable("link", "the link leads nowhere or in a circle: put the file there") from error

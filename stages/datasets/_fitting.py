@@ -56,13 +56,13 @@ def fitted(content: bytes, store: OneShape | ShortSide) -> Record:
 
 
 def _resized(content: bytes, shape: tuple[int, int], fit: str) -> Record:
-    from PIL import Image, ImageOps
-
     height, width = shape
     upright, treatments, *_ = opened(content, max(shape))
     if upright.size == (width, height):
-        small = upright
-    elif fit == "crop":
+        return Record(np.asarray(upright), None, treatments)
+    from PIL import Image, ImageOps
+
+    if fit == "crop":
         small = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
     else:
         small = upright.resize((width, height), Image.Resampling.BICUBIC)

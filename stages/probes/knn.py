@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from pipeline.params import Count, Positive
 from stages.probes._table import JUDGED, Table, Verdict
 
-BLOCK = 2**9, 2**16  # queries and training images at a time: 128 MiB of similarities; fewer make slower products
+BLOCK = 2**10, 2**16  # queries and training images at a time: 256 MiB of similarities; fewer make slower products
 GROUP = 16  # columns that are passed over together where their largest value is too small
 
 
