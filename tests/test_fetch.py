@@ -26,6 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(root)
         mlflow = tracking.connect(root)
         client = mlflow.MlflowClient()
+        mlflow.set_experiment("fetch")  # another test of this process may have set one of its own store
         client.create_registered_model("digits-encoder")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "no input example", once a process
