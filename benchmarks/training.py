@@ -40,9 +40,9 @@ class Case(NamedTuple):
 def cases() -> list[Case]:
     """All cores, beside lightly; one core, against the limit alone."""
     return [
-        Case(SMALL, cores(), 4, 13, True, "≥ 0.92", "≥ 1.2"),
-        Case(R18, cores(), 1, 13, True, "≥ 0.97", ""),
-        Case(SMALL, 1, 2, 11, False, "≥ 0.92", ""),
+        Case(SMALL, cores(), 4, 9, True, "≥ 0.92", "≥ 1.2"),
+        Case(R18, cores(), 1, 9, True, "≥ 0.97", ""),
+        Case(SMALL, 1, 2, 9, False, "≥ 0.92", ""),
         Case(R18, 1, 1, 7, False, "≥ 0.97", ""),
     ]
 
