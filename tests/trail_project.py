@@ -6,6 +6,7 @@ weights of `simclr`.
 """
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -140,6 +141,12 @@ IGNORED = ".scratch\n.mlflow\n__pycache__\ndata/raw\n" + "".join(
 def image(number: int) -> np.ndarray:
     """The pixels of one of the images, uint8 (8, 8, 3), unlike all others."""
     return np.random.default_rng(1000 + number).integers(0, 256, (8, 8, 3), np.uint8)
+
+
+def png(number: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image(number)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def name(number: int) -> str:
