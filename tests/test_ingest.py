@@ -242,7 +242,7 @@ from pathlib import Path
 sys.path[:0] = [os.getcwd(), sys.argv[2]]
 from stages.datasets._arriving import Reading, arriving
 import test_ingest
-list(arriving(Reading(Path.read_bytes, test_ingest.never, False), [[Path(sys.argv[1])]] * 2, 2))
+list(arriving(Reading(Path.read_bytes, test_ingest.never, str, False), [[('', Path(sys.argv[1]))]] * 2, 2))
 """
 
 

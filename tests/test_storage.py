@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from stages.datasets import _writing
-from stages.datasets._arriving import KEPT, kept
+from stages.datasets._arriving import Bad, Kept, Reading, batch, kept
 from stages.datasets._images import Files, Images, Record
 from stages.datasets._storage import DataError, Encoded, Packed, decode, stored
 from stages.datasets._writing import Shards, Written
@@ -41,11 +41,11 @@ def keep(folder: Path, records: list[Record], size: int = 2**20) -> Encoded:
     """The records in shards of `size` bytes, as they are read."""
     folder.mkdir(parents=True)
     shards = Shards(folder, size, encoded=True)
-    images = [kept(each, False, b"") for each in records]
-    lines = np.array([image.line for image in images], KEPT)
+    images = batch(kept(each, False) for each in records)
+    lines = images.lines
     lines["shard"], lines["offset"] = shards.add(images).T
     shards.close()
-    columns = Written(np.arange(len(images)), lines, {}, encoded=True).places
+    columns = Written(np.arange(len(lines)), lines, {}, encoded=True).places
     write_table(folder / "index.parquet", pa.table({"id": [f"image-{row}" for row in range(len(records))], **columns}))
     there = stored(folder)
     assert isinstance(there, Encoded)
@@ -152,8 +152,38 @@ def test_the_same_images_are_the_same_bytes(tmp_path: Path) -> None:
     assert one.hashes.to_pylist() == [given.read(file).sha256 for file in files]
 
 
-def test_writing_can_be_stopped(tmp_path: Path) -> None:
+def test_a_batch_gives_back_what_was_put_in() -> None:
+    """In order, the unusable ones in their places."""
+    good = [kept(record(noise(4 + row, 6)), False) for row in range(3)]
+    bad = Bad("empty", "no bytes", 0, b"md5")
+    for results in ([bad, *good, bad], [good[0], bad, bad, good[1]], [bad], good, []):
+        there = list(batch(results).each())
+        assert [each.content if isinstance(each, Kept) else each for each in there] == [
+            each.content if isinstance(each, Kept) else each for each in results
+        ]
+        np.testing.assert_equal(batch(there).lines, batch(results).lines)
+
+
+def test_a_file_that_changes_while_it_is_read_is_another_one_the_next_time(tmp_path: Path) -> None:
+    """Its key is that of before."""
+    file = tmp_path / "a.png"
+
+    def content(_: object) -> bytes:
+        before = file.read_bytes()
+        file.write_bytes(b"changed")
+        return before
+
+    file.write_bytes(record(noise(4, 6)).content or b"")
+    reading = Reading(content, lambda found: Record(decode(found), found), lambda _: str(file.stat().st_size), False)
+    key = reading.key("a", file)
+    image = reading("a", file)
+    assert isinstance(image, Kept)
+    assert image.line[0] == key != reading.key("a", file)
+
+
+def test_writing_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`check` is asked every few images, so a signal need not wait for the last one."""
+    monkeypatch.setattr(_writing, "CHUNK", 100)
     asked = []
 
     def check() -> None:

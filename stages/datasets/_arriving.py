@@ -27,11 +27,13 @@ from stages.datasets._images import DataError, Record
 from stages.datasets._perceptual import phash
 
 SHAPE = struct.Struct("<3q")
+KEY = struct.Struct("<2Q")
+Key = tuple[int, int]
 TREATMENTS: tuple[str, ...] = get_args(Treatment)
 # what is known of an image that was kept, in the ledger and while it is written
 KEPT = np.dtype(
     [
-        ("key", "<u8", 2),  # of its file: see _ledger
+        ("key", "<u8", 2),  # of its file: see Reading; 0 without a file
         ("sha256", "V32"),  # of shape and pixels
         ("md5", "V16"),  # of its file, and the bytes of that
         ("size", "<i8"),
@@ -51,7 +53,7 @@ KEPT = np.dtype(
 class Kept(NamedTuple):
     """An image as it is stored: its bytes, and a line of KEPT that does not know yet which file, and where they lie."""
 
-    content: bytes
+    content: bytes | memoryview
     line: tuple[Any, ...]
 
 
@@ -64,48 +66,89 @@ class Bad(NamedTuple):
     md5: bytes | None
 
 
+class Batch(NamedTuple):
+    """What became of some files, as it comes from another process: in few objects."""
+
+    content: bytes  # of the images that are kept, one after the other
+    lines: np.ndarray  # KEPT, of each of these
+    bad: dict[int, Bad]  # the others, by their place among all
+
+    def each(self) -> Iterator[Kept | Bad]:
+        """What became of each file, in order."""
+        start, lines = 0, iter(self.lines)
+        for place in range(len(self.lines) + len(self.bad)):
+            if place in self.bad:
+                yield self.bad[place]
+            else:
+                line = next(lines)
+                end = start + int(line["bytes"])
+                yield Kept(self.content[start:end], line.item())
+                start = end
+
+
+def batch(results: Iterable[Kept | Bad]) -> Batch:
+    """What became of some files, put together."""
+    bad: dict[int, Bad] = {}
+    good: list[Kept] = []
+    for place, result in enumerate(results):
+        if isinstance(result, Bad):
+            bad[place] = result
+        else:
+            good.append(result)
+    lines = np.array([image.line for image in good], KEPT)
+    return Batch(b"".join([image.content for image in good]), lines, bad)
+
+
 class Reading(NamedTuple):
-    """How a file is read; it can be pickled.
+    """How a file is read, as Files says; it can be pickled.
 
     near: whether the perceptual hash is wanted.
     """
 
     content: Callable[[Any], bytes]
     keep: Callable[[bytes], Record]
+    stamp: Callable[[Any], str]
     near: bool
 
-    def __call__(self, item: Any) -> Kept | Bad:
-        """What becomes of a file."""
+    def __call__(self, name: str, item: Any) -> Kept | Bad:
+        """What becomes of the file `item`, whose id is `name`."""
         content = None
+        key = self.key(name, item)  # first: if the file changes now, it is read again the next time
         try:
             content = self.content(item)
-            return kept(self.keep(content), self.near, content)
+            return kept(self.keep(content), self.near, content, key)
         except Unusable as error:
             size, md5 = (None, None) if content is None else (len(content), _md5(content))
             return Bad(error.kind, error.words, size, md5)
 
+    def key(self, name: str, item: Any) -> Key:
+        """A hash of the id and of the stamp: as good as different wherever these are."""
+        high, low = KEY.unpack(hashlib.blake2b(f"{name}\0{self.stamp(item)}".encode(), digest_size=KEY.size).digest())
+        return high, low
 
-def kept(record: Record, near: bool, file: bytes) -> Kept:
-    """An image, and what is measured of it; `file` are the bytes that it was read from, b"" for none."""
+
+def kept(record: Record, near: bool, file: bytes = b"", key: Key = (0, 0)) -> Kept:
+    """An image, and what is measured of it; `file` are the bytes that it was read from, if it was."""
     pixels = np.ascontiguousarray(record.pixels)
     height, width, _ = pixels.shape
-    raw = pixels.tobytes()
+    raw = pixels.ravel().data
     content = raw if record.content is None else record.content
-    sha256 = hashlib.sha256(SHAPE.pack(*pixels.shape) + raw).digest()
+    sha256 = hashlib.sha256(SHAPE.pack(*pixels.shape))
+    sha256.update(raw)
     treatments = sum(1 << TREATMENTS.index(treatment) for treatment in record.treatment)
     place = (0, 0, len(content), zlib.crc32(content), height, width)
     form = 1 + FORMATS.index(known) if (known := format_of(file)) else 0
-    about = (sha256, _md5(file), len(file), phash(pixels) if near else 0, treatments, form)
-    return Kept(content, ((0, 0), *about, *place))
+    about = (sha256.digest(), _md5(file), len(file), phash(pixels) if near else 0, treatments, form)
+    return Kept(content, (key, *about, *place))
 
 
-def arriving(reading: Reading, chunks: Iterable[Sequence[Any]], workers: int) -> Iterator[list[Kept | Bad]]:
-    """What becomes of the files of each chunk, in order; `workers` processes read ahead of who asks."""
+def arriving(reading: Reading, chunks: Iterable[Sequence[tuple[str, Any]]], workers: int) -> Iterator[Batch]:
+    """What becomes of the files (id and item) of each chunk, in order; `workers` processes read ahead of who asks."""
     if workers == 1:
-        yield from ([reading(item) for item in chunk] for chunk in chunks)
+        yield from (batch(reading(*file) for file in chunk) for chunk in chunks)
         return
     pool = _pool(reading, workers)
-    ahead: deque[Future[list[Kept | Bad]] | None] = deque()
+    ahead: deque[Future[Batch] | None] = deque()
     try:
         for chunk in chunks:
             with _without_main():
@@ -137,8 +180,8 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _result(coming: Future[list[Kept | Bad]] | None) -> list[Kept | Bad]:
-    return coming.result() if coming else []
+def _result(coming: Future[Batch] | None) -> Batch:
+    return coming.result() if coming else batch(())
 
 
 _reading: Reading  # of this process
@@ -159,8 +202,8 @@ def _end_with_the_stage() -> None:
     os._exit(1)
 
 
-def _read(items: list[Any]) -> list[Kept | Bad]:
-    return [_reading(item) for item in items]
+def _read(files: list[tuple[str, Any]]) -> Batch:
+    return batch(_reading(*file) for file in files)
 
 
 def _md5(content: bytes) -> bytes:

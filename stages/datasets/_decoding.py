@@ -52,14 +52,10 @@ SUFFIXES = {  # of the formats that are read
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 FORMATS = tuple(SUFFIXES)
-STARTS = (  # first bytes, of which format
-    (rb"\xff\xd8\xff", "JPEG"),
-    (rb"\x89PNG", "PNG"),
-    (rb"RIFF....WEBP", "WEBP"),
-    (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "TIFF"),
-    (rb"GIF8", "GIF"),
-    (rb"BM", "BMP"),
-    (rb"P[1-6]\s", "PPM"),
+STARTS = re.compile(  # first bytes, of which format
+    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG)|(?P<WEBP>RIFF....WEBP)|(?P<TIFF>II\*\0|MM\0\*|II\+\0|MM\0\+)"
+    rb"|(?P<GIF>GIF8)|(?P<BMP>BM)|(?P<PPM>P[1-6]\s)",
+    re.DOTALL,
 )
 TURNED = {  # orientation → what turns it upright
     2: "FLIP_LEFT_RIGHT",
@@ -128,7 +124,8 @@ class Opened(NamedTuple):
 
 def format_of(content: bytes) -> str:
     """A key of SUFFIXES, by the first bytes of a file; "" for none of them."""
-    return next((name for start, name in STARTS if re.match(start, content[:12], re.DOTALL)), "")
+    start = STARTS.match(content)
+    return (start and start.lastgroup) or ""
 
 
 def misnamed(name: str, kind: str) -> bool:

@@ -8,8 +8,8 @@
                kept.bin    a line (KEPT) of each image, written after the image itself
                and the files of images/, of which those in `last` are links to what `prepare` put out
 
-An image is known by its key, a hash of its id and of what `Files.stamp` says. Its bytes are taken over only if their
-checksum is right. Nothing here is ever changed: DVC's cache may hold the same files.
+An image is known by its key (see Reading), a hash of its id and of what `Files.stamp` says. Its bytes are taken over
+only if their checksum is right. Nothing here is ever changed: DVC's cache may hold the same files.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ import numpy as np
 
 from pipeline.scratch import link_or_copy
 from stages.datasets._arriving import KEPT, Kept, Reading
-from stages.datasets._images import Files
+from stages.datasets._images import Files, Images
 from stages.datasets._storage import SINGLE, shard_name
 
 # code that says what becomes of a file
@@ -101,6 +101,7 @@ class Ledger:
     def __init__(self, folder: Path, reading: Reading | None, encoded: bool) -> None:
         self.folder, self.now, self.encoded = folder, folder / "now", encoded
         self.keep = reading is not None
+        self._reading = reading
         self._sweep(made := _made(reading) if reading else "")
         before = [*sorted(folder.glob("torn-*")), *folder.glob("last")]
         self._pasts = [Past(each, encoded) for each in before]
@@ -108,9 +109,13 @@ class Ledger:
         self.now.mkdir(parents=True)
         (self.now / "made.json").write_text(made)
 
-    def find(self, keys: np.ndarray) -> np.ndarray:
+    def find(self, images: Images) -> np.ndarray:
         """Where each image lies, int64 (n, 2): among which earlier ones, and its place there; -1 where it is new."""
-        found = np.full((len(keys), 2), -1)
+        found = np.full((len(images), 2), -1)
+        if not (self._pasts and self._reading and isinstance(images.pixels, Files)):
+            return found
+        files = map(self._reading.key, images.ids, images.pixels.items)
+        keys = np.fromiter(files, np.dtype(("<u8", 2)), len(images))
         for number, past in enumerate(self._pasts):
             new = np.flatnonzero(found[:, 0] < 0)
             places = past.find(keys[new])
@@ -160,14 +165,6 @@ class Ledger:
         if self.now.exists():
             numbers = [int(torn.name.removeprefix("torn-")) for torn in self.folder.glob("torn-*")]
             self.now.rename(self.folder / f"torn-{max(numbers, default=-1) + 1}")
-
-
-def keys(files: Files, ids: list[str]) -> np.ndarray:
-    """A hash of each file's id and stamp, uint64 (n, 2): as good as different wherever these are."""
-    hashes = bytearray()
-    for name, item in zip(ids, files.items, strict=True):
-        hashes += hashlib.blake2b(f"{name}\0{files.stamp(item)}".encode(), digest_size=16).digest()
-    return np.frombuffer(hashes, "<u8").reshape(-1, 2)
 
 
 def _made(reading: Reading) -> str:

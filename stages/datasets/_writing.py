@@ -9,7 +9,7 @@ before. Memory grows by a line of KEPT for each image.
 
 import binascii
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,12 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from stages.datasets import _ledger
-from stages.datasets._arriving import KEPT, Bad, Kept, Reading, arriving, kept
+from stages.datasets._arriving import KEPT, Bad, Batch, Reading, arriving, batch, kept
 from stages.datasets._images import Files, Images, Record
 from stages.datasets._ledger import Ledger
 from stages.datasets._storage import SHARD, Place, shard_name
 
-CHUNK = 128  # images that a process reads in one go
+CHUNK = 256  # images that a process reads in one go
 PAYS = 512  # new files from which on the second that other processes need to start is worth it
 HEAD = 128  # bytes before the pixels in a file of NumPy's format
 
@@ -71,20 +70,26 @@ class Shards:
         self._end = 0  # of what has been written to it
         self._shape = (0, 0)  # of packed images
 
-    def add(self, images: Iterable[Kept]) -> np.ndarray:
+    def add(self, images: Batch) -> np.ndarray:
         """Which file each lies in now, and from which byte on, int64 (n, 2); all are on their way to the disk."""
-        places, waiting = [], list[bytes]()
-        for content, line in images:
-            shape = line[-2:]
-            if self._file is None or self._end + len(content) > self._size:
-                self._write(waiting)
-                self._begin(shape)
-            assert self._encoded or shape == self._shape, "packed images are of one shape"
-            places.append((self._shard, self._end))
-            waiting.append(content)
-            self._end += len(content)
-        self._write(waiting)
-        return np.array(places, np.int64).reshape(-1, 2)
+        places = np.empty((len(images.lines), 2), np.int64)
+        starts = np.concatenate([[0], np.cumsum(images.lines["bytes"])])
+        shapes = np.stack([images.lines["height"], images.lines["width"]], axis=1)
+        first = 0
+        while first < len(places):
+            file = self._file
+            if file is None or self._end + starts[first + 1] - starts[first] > self._size:
+                file = self._begin(shapes[first])
+            fit = np.searchsorted(starts, starts[first] + self._size - self._end, side="right") - 1
+            last = max(first + 1, int(fit))  # an image that is larger than a file has one of its own
+            assert self._encoded or (shapes[first:last] == self._shape).all(), "packed images are of one shape"
+            places[first:last, 0] = self._shard
+            places[first:last, 1] = self._end + starts[first:last] - starts[first]
+            file.write(images.content[starts[first] : starts[last]])
+            file.flush()
+            self._end += int(starts[last] - starts[first])
+            first = last
+        return places
 
     def close(self) -> None:
         """Packed files learn how many images they hold: the length of their header does not depend on that."""
@@ -97,20 +102,15 @@ class Shards:
             _head(self._file, count, height, width)
         self._file.close()
 
-    def _write(self, waiting: list[bytes]) -> None:
-        if self._file is not None:
-            self._file.write(b"".join(waiting))
-            self._file.flush()
-            waiting.clear()
-
-    def _begin(self, shape: tuple[int, int]) -> None:
+    def _begin(self, shape: np.ndarray) -> BinaryIO:
         self.close()
         self._shard += 1
-        self._shape = shape
+        self._shape = tuple(shape.tolist())
         self._file = (self._folder / shard_name(self._shard, self._encoded)).open("wb")
         if not self._encoded:
-            _head(self._file, 0, *shape)
+            _head(self._file, 0, *self._shape)
         self._end = self._file.tell()
+        return self._file
 
 
 def _head(file: BinaryIO, count: int, height: int, width: int) -> None:
@@ -129,28 +129,25 @@ def write(
     check: called every CHUNK images, to stop.
     """
     files = images.pixels if isinstance(images.pixels, Files) else None
-    reading = Reading(files.content, files.keep, near) if files else None
+    reading = Reading(files.content, files.keep, files.stamp, near) if files else None
     encoded = files is not None and files.encoded
     lines, rows, count = np.empty(len(images), KEPT), np.empty(len(images), np.int64), 0
     bad: dict[int, Bad] = {}
     with closing(Ledger(scratch, reading, encoded)) as ledger:
-        known = _ledger.keys(files, images.ids) if files else np.zeros((len(images), 2), "<u8")
-        found = ledger.find(known)
+        found = ledger.find(images)
         with (
             closing(Shards(ledger.now, SHARD, encoded)) as shards,
             (ledger.now / "kept.bin").open("wb", buffering=0) as journal,
             _bar(len(images)) as bar,
         ):
-            for chunk, results in _results(images, reading, ledger, found, near, workers):
+            for chunk, arrived in _arrived(images, reading, ledger, found, near, workers):
                 check()
-                good = {row: image for row, image in zip(chunk, results, strict=True) if isinstance(image, Kept)}
-                bad |= {row: image for row, image in zip(chunk, results, strict=True) if isinstance(image, Bad)}
-                here = slice(count, count + len(good))
-                count += len(good)
-                rows[here] = list(good)
-                lines[here] = np.array([image.line for image in good.values()], KEPT)
-                lines["key"][here] = known[rows[here]]
-                lines["shard"][here], lines["offset"][here] = shards.add(good.values()).T
+                bad |= {chunk[place]: image for place, image in arrived.bad.items()}
+                here = slice(count, count + len(arrived.lines))
+                count = here.stop
+                rows[here] = np.delete(chunk, list(arrived.bad))
+                lines[here] = arrived.lines
+                lines["shard"][here], lines["offset"][here] = shards.add(arrived).T
                 journal.write(lines[here].tobytes())
                 ledger.written(found[chunk.start : chunk.stop])
                 bar.update(len(chunk))
@@ -158,29 +155,32 @@ def write(
     return Written(rows[:count], lines[:count], bad, encoded)
 
 
-def _results(
+def _arrived(
     images: Images, reading: Reading | None, ledger: Ledger, found: np.ndarray, near: bool, workers: int
-) -> Iterator[tuple[range, list[Kept | Bad]]]:
+) -> Iterator[tuple[range, Batch]]:
     """What becomes of each image, CHUNK rows at a time."""
     files = images.pixels
     chunks = [range(row, min(row + CHUNK, len(images))) for row in range(0, len(images), CHUNK)]
     if not isinstance(files, Files):
         for chunk in chunks:
-            yield chunk, [kept(Record(files[row], None), near, b"") for row in chunk]
+            yield chunk, batch(kept(Record(files[row], None), near) for row in chunk)
         return
     assert reading is not None
     new = found[:, 0] < 0
-    wanted = ([files.items[row] for row in chunk if new[row]] for chunk in chunks)
+    wanted = ([(images.ids[row], files.items[row]) for row in chunk if new[row]] for chunk in chunks)
     several = workers if new.sum() >= PAYS else 1
     for chunk, arrived in zip(chunks, arriving(reading, wanted, several), strict=True):
-        coming = iter(arrived)
-        yield (
-            chunk,
-            [
-                next(coming) if new[row] else ledger.read(found[row]) or reading(files.items[row])  # damaged: once more
-                for row in chunk
-            ],
+        if new[chunk].all():
+            yield chunk, arrived
+            continue
+        coming = arrived.each()
+        whole = (
+            next(coming)
+            if new[row]
+            else ledger.read(found[row]) or reading(images.ids[row], files.items[row])  # damaged: once more
+            for row in chunk
         )
+        yield chunk, batch(whole)
 
 
 def _bar(count: int) -> tqdm:
