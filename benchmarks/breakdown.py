@@ -96,7 +96,7 @@ def measure(smoke: bool) -> dict[str, Record]:
     """Both networks."""
     if smoke:
         return measured(TINY, 2, 2, 256)
-    return measured(SMALL, 10, 5, 50_000) | measured(R18, 2, 5, 50_000)
+    return measured(SMALL, 10, 3, 50_000) | measured(R18, 2, 3, 50_000)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from stages.datasets._images import Images
 from stages.datasets._storage import stored
 
 COMMAND = f"python -m {__spec__.name}"
-SIZES = {False: (60_000, 5), True: (600, 1)}  # images and rounds, and those of a smoke test
+SIZES = {False: (60_000, 4), True: (600, 1)}  # images and rounds, and those of a smoke test
 PART = 64  # files that a process decodes in one go
 
 
