@@ -28,7 +28,7 @@ test: $(READY) ## run the tests: no root, no server, no network
 	pytest -m "not service" --numprocesses 2 --dist loadfile
 
 test-services: $(READY) ## run the tests that need a server, a browser or a second environment; a skip fails
-	pytest -m service --fail-on-skip
+	pytest -m service --fail-on-skip --numprocesses 2 --dist loadfile
 
 check: $(READY) ## linters and types
 	ruff check .
