@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.scratch import write_atomically
-from pipeline.tracking import connect, experiment, first_line, item, legal, read_state, spool_name, store
+from pipeline.tracking import connect, experiment, first_line, item, legal, paged, read_state, spool_name, store
 
 if TYPE_CHECKING:
     from pipeline.graph import LockEntry
@@ -162,7 +162,8 @@ def fill(mlflow: Any, study: str, entries: "Iterable[LockEntry]", folder: Path) 
     client = mlflow.MlflowClient()
     here = experiment(client, study)
     expected = _on_the_way(folder)  # before the search: what is delivered in between is found by it
-    known = {run.data.tags.get("dvc.key") for run in _search(client, here, "attributes.status = 'FINISHED'")}
+    finished = paged(client.search_runs, [here], "attributes.status = 'FINISHED'")
+    known = {run.data.tags.get("dvc.key") for run in finished}
     absent = [entry for entry in entries if entry.key not in known]
     missing = [entry for entry in absent if spool_name(entry.stage, entry.key) not in expected]
     for entry in missing:
@@ -178,7 +179,7 @@ def reap(mlflow: Any, study: str, folder: Path) -> list[str]:
     """Close, as KILLED, the runs of this machine whose process is gone and that have no spool; returns their stages."""
     client = mlflow.MlflowClient()
     expected = _on_the_way(folder)
-    running = _search(client, experiment(client, study), "attributes.status = 'RUNNING'")
+    running = paged(client.search_runs, [experiment(client, study)], "attributes.status = 'RUNNING'")
     lost = [run for run in running if run.data.tags.get("host") == socket.gethostname() and not _alive(run)]
     lost = [run for run in lost if spool_name(run.data.tags["dvc.stage"], run.data.tags.get("dvc.key")) not in expected]
     for run in lost:
@@ -190,7 +191,7 @@ def _open(mlflow: Any, client: Any, record: dict[str, Any]) -> str:
     """The id of the run that goes on: the unfinished one of the same key, or a new one."""
     here = experiment(client, record["study"])
     query = f"tags.`dvc.key` = '{record['key']}' and attributes.status != 'FINISHED'"
-    run = next(_search(client, here, query), None) if record["key"] else None
+    run = next(paged(client.search_runs, [here], query), None) if record["key"] else None
     if run is None:
         run = client.create_run(here, start_time=record["time"], run_name=record["name"])
     else:
@@ -216,15 +217,6 @@ def _log_metrics(mlflow: Any, client: Any, run: str, records: list[dict[str, Any
 
 def _tags(mlflow: Any, tags: dict[str, Any]) -> list[Any]:
     return [mlflow.entities.RunTag(name, str(value)[:LONGEST_TAG]) for name, value in tags.items()]
-
-
-def _search(client: Any, here: str, query: str) -> Iterator[Any]:
-    """Every run of an experiment that the query finds, newest first."""
-    page = client.search_runs([here], query)
-    yield from page
-    while page.token:
-        page = client.search_runs([here], query, page_token=page.token)
-        yield from page
 
 
 def _on_the_way(folder: Path) -> set[str]:

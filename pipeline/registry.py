@@ -180,7 +180,7 @@ def registry(study: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
 
 
 def versions(client: Any, model: str) -> list[Any]:
-    return list(client.search_model_versions(f"name='{model}'", max_results=1000))
+    return list(tracking.paged(client.search_model_versions, f"name='{model}'"))
 
 
 def aliases(client: Any, model: str) -> dict[str, int]:

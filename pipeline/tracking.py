@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -238,6 +238,15 @@ def experiment(client: Any, study: str) -> str:
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)  # the study is worked on again
     return found.experiment_id
+
+
+def paged(search: Callable[..., Any], *query: Any) -> Iterator[Any]:
+    """All that a search of the client finds: it answers by pages."""
+    page = search(*query)
+    yield from page
+    while page.token:
+        page = search(*query, page_token=page.token)
+        yield from page
 
 
 def store(root: Path | None = None) -> str:

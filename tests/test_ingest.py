@@ -63,6 +63,12 @@ class Counting:
             raise KeyboardInterrupt
 
 
+def chunks_of(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """As many images at a time, however long they take."""
+    for name, value in (("FIRST", count), ("MOST", count), ("WORK", 1e9)):
+        monkeypatch.setattr(_writing, name, value)
+
+
 def contents(out: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in out.iterdir()}
 
@@ -179,7 +185,7 @@ def test_a_damaged_ledger_is_noticed(tmp_path: Path) -> None:
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, monkeypatch) -> None:
     """1 and 4: the same files, the same lines, the same quarantine."""
     monkeypatch.setattr(_writing, "PAYS", 50)
-    monkeypatch.setattr(_writing, "CHUNK", 8)
+    chunks_of(monkeypatch, 8)
     monkeypatch.setattr(_writing, "SHARD", 4000)
     root = noise(tmp_path / "zoo", 200)
     for name in ("even/00011.png", "odd/00120.png"):
@@ -203,7 +209,7 @@ import test_ingest
 _writing.SHARD = 3000
 source = test_ingest.Counting(Path(sys.argv[1]))
 left = int(sys.argv[4])
-_writing.CHUNK = 64
+_writing.FIRST, _writing.MOST, _writing.WORK = 64, 64, 1e9
 class Log(list):
     def append(self, item):
         with open(sys.argv[3] + ".log", "a") as log:
@@ -286,7 +292,7 @@ def _runs(group: int) -> bool:
 def test_a_stop_while_images_are_taken_over_loses_nothing(tmp_path: Path, monkeypatch) -> None:
     """A file of the ledger goes only when all of its images have been taken over."""
     monkeypatch.setattr(_writing, "SHARD", 3000)  # 39 images
-    monkeypatch.setattr(_writing, "CHUNK", 64)
+    chunks_of(monkeypatch, 64)
     root = noise(tmp_path / "zoo", 300)
     Counting(root).write(tmp_path / "first", tmp_path / "ledger")
     for stop in (2, 4):
@@ -316,7 +322,7 @@ def test_arrays_leave_no_ledger(tmp_path: Path) -> None:
 
 def test_what_cannot_be_used_comes_back(tmp_path: Path, monkeypatch) -> None:
     """A file that is no image arrives as Bad, with the md5 of what it holds; one that cannot be read without."""
-    monkeypatch.setattr(_writing, "CHUNK", 1)
+    chunks_of(monkeypatch, 1)
 
     def content(item: str) -> bytes:
         if item == "c":

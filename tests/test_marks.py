@@ -146,6 +146,7 @@ def test_the_store_is_read_to_the_last_page() -> None:
     found = [(version.name, version.version) for version, _ in marks.versions(Paged())]
     assert found == [(name, version) for name in ("other-encoder", "toy-encoder") for version in "12"]
     assert marks.runs(Paged(), ["a"]) == {"a": ["run 1", "run 2"]}
+    assert [version.version for version in registry.versions(Paged(), "toy-encoder")] == ["1", "2"]
 
 
 def holding(mlflow: Any, real: np.ndarray) -> bool:

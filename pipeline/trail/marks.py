@@ -1,20 +1,21 @@
 """What the tracking store knows of encoders that saw an image: the registered versions, the runs, and notes on them."""
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline import registry
+from pipeline.tracking import paged
 
 
 def versions(client: Any) -> list[tuple[Any, list[str]]]:
     """Every registered version that `contrail register` made, with its aliases, oldest first."""
     found = []
-    for model in _paged(client.search_registered_models):
+    for model in paged(client.search_registered_models):
         named = registry.aliases(client, model.name)
-        every = _paged(client.search_model_versions, f"name='{model.name}'")
+        every = paged(client.search_model_versions, f"name='{model.name}'")
         made = [version for version in every if "evaluation" in version.tags]
         for version in sorted(made, key=lambda version: int(version.version)):
             aliases = [name for name, at in sorted(named.items()) if at == int(version.version)]
@@ -24,18 +25,9 @@ def versions(client: Any) -> list[tuple[Any, list[str]]]:
 
 def runs(client: Any, keys: Iterable[str]) -> dict[str, list[str]]:
     """Key → the ids of the runs that did this work."""
-    places = [experiment.experiment_id for experiment in _paged(client.search_experiments)]
-    found = {key: list(_paged(client.search_runs, places, f"tags.`dvc.key` = '{key}'")) for key in keys}
+    places = [experiment.experiment_id for experiment in paged(client.search_experiments)]
+    found = {key: list(paged(client.search_runs, places, f"tags.`dvc.key` = '{key}'")) for key in keys}
     return {key: [run.info.run_id for run in done] for key, done in found.items() if done}
-
-
-def _paged(search: Callable[..., Any], *query: Any) -> Iterator[Any]:
-    """All that a search of the client finds: it answers by pages."""
-    page = search(*query)
-    yield from page
-    while page.token:
-        page = search(*query, page_token=page.token)
-        yield from page
 
 
 def blank(mlflow: Any, model: str, version: str) -> None:

@@ -10,6 +10,7 @@ import signal
 import struct
 import sys
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,6 +73,7 @@ class Batch(NamedTuple):
     content: bytes  # of the images that are kept, one after the other
     lines: np.ndarray  # KEPT, of each of these
     bad: dict[int, Bad]  # the others, by their place among all
+    seconds: float  # that it took
 
     def each(self) -> Iterator[Kept | Bad]:
         """What became of each file, in order."""
@@ -86,8 +88,9 @@ class Batch(NamedTuple):
                 start = end
 
 
-def batch(results: Iterable[Kept | Bad]) -> Batch:
-    """What became of some files, put together."""
+def batch(results: Iterable[Kept | Bad], seconds: float = 0) -> Batch:
+    """What becomes of some files, put together; `seconds` have been spent on them before."""
+    start = time.perf_counter() - seconds
     bad: dict[int, Bad] = {}
     good: list[Kept] = []
     for place, result in enumerate(results):
@@ -96,7 +99,8 @@ def batch(results: Iterable[Kept | Bad]) -> Batch:
         else:
             good.append(result)
     lines = np.array([image.line for image in good], KEPT)
-    return Batch(b"".join([image.content for image in good]), lines, bad)
+    content = b"".join([image.content for image in good])
+    return Batch(content, lines, bad, time.perf_counter() - start)
 
 
 class Reading(NamedTuple):

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +25,7 @@ from stages.datasets._images import Files, Images, Record
 from stages.datasets._ledger import Ledger
 from stages.datasets._storage import SHARD, Place, shard_name
 
-CHUNK = 256  # images that a process reads in one go
+FIRST, MOST, WORK = 8, 256, 0.02  # images that a process reads in one go, and the seconds that this is to take
 PAYS = 512  # new files from which on the second that other processes need to start is worth it
 HEAD = 128  # bytes before the pixels in a file of NumPy's format
 
@@ -58,6 +59,25 @@ def hexadecimal(digests: np.ndarray) -> pa.Array:
     text = binascii.hexlify(digests.tobytes())
     ends = np.arange(len(digests) + 1, dtype=np.int32) * (2 * digests.dtype.itemsize)
     return pa.StringArray.from_buffers(len(digests), pa.py_buffer(ends), pa.py_buffer(text))
+
+
+class Chunks:
+    """All rows, as many at a time as take a process WORK seconds: a stop is noticed soon, a kill loses little."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._size = count, FIRST
+
+    def __iter__(self) -> Iterator[range]:
+        row = 0
+        while row < self._count:
+            chunk = range(row, min(row + self._size, self._count))
+            yield chunk
+            row = chunk.stop
+
+    def learn(self, arrived: Batch) -> None:
+        """The next ones are as long as suits what these images took."""
+        images = len(arrived.lines) + len(arrived.bad)
+        self._size = int(min(max(images * WORK / arrived.seconds, 1), MOST))
 
 
 class Shards:
@@ -126,7 +146,7 @@ def write(
     scratch: what is there from earlier ingests and for later ones: see `_ledger`.
     near: whether the perceptual hash of each image is wanted.
     workers: processes that read files, of which none is started for a few.
-    check: called every CHUNK images, to stop.
+    check: called after each chunk, to stop.
     """
     files = images.pixels if isinstance(images.pixels, Files) else None
     reading = Reading(files.content, files.keep, files.stamp, near) if files else None
@@ -158,29 +178,32 @@ def write(
 def _arrived(
     images: Images, reading: Reading | None, ledger: Ledger, found: np.ndarray, near: bool, workers: int
 ) -> Iterator[tuple[range, Batch]]:
-    """What becomes of each image, CHUNK rows at a time."""
-    files = images.pixels
-    chunks = [range(row, min(row + CHUNK, len(images))) for row in range(0, len(images), CHUNK)]
+    """What becomes of each image, a chunk of rows at a time."""
+    files, chunks = images.pixels, Chunks(len(images))
     if not isinstance(files, Files):
         for chunk in chunks:
-            yield chunk, batch(kept(Record(files[row], None), near) for row in chunk)
+            results = batch(kept(Record(files[row], None), near) for row in chunk)
+            chunks.learn(results)
+            yield chunk, results
         return
     assert reading is not None
     new = found[:, 0] < 0
-    wanted = ([(images.ids[row], files.items[row]) for row in chunk if new[row]] for chunk in chunks)
+    ahead, behind = tee(chunks)
+    wanted = ([(images.ids[row], files.items[row]) for row in chunk if new[row]] for chunk in ahead)
     several = workers if new.sum() >= PAYS else 1
-    for chunk, arrived in zip(chunks, arriving(reading, wanted, several), strict=True):
-        if new[chunk].all():
-            yield chunk, arrived
-            continue
-        coming = arrived.each()
-        whole = (
-            next(coming)
-            if new[row]
-            else ledger.read(found[row]) or reading(images.ids[row], files.items[row])  # damaged: once more
-            for row in chunk
-        )
-        yield chunk, batch(whole)
+    for arrived, chunk in zip(arriving(reading, wanted, several), behind, strict=True):
+        results = arrived
+        if not new[chunk].all():
+            coming = arrived.each()
+            whole = (
+                next(coming)
+                if new[row]
+                else ledger.read(found[row]) or reading(images.ids[row], files.items[row])  # damaged: once more
+                for row in chunk
+            )
+            results = batch(whole, arrived.seconds)
+        chunks.learn(results)
+        yield chunk, results
 
 
 def _bar(count: int) -> tqdm:
