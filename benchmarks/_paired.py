@@ -11,7 +11,6 @@ while slows all sides of a round, and a slow drift cancels as the order turns ar
 import multiprocessing
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from pipeline import hardware
 
 Side = Callable[[], float]
 
@@ -49,8 +50,7 @@ class Record:
 
 def cores() -> int:
     """CPU cores that this process may use; OMP_NUM_THREADS where it is set."""
-    there = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return int(os.environ.get("OMP_NUM_THREADS", there))
+    return int(os.environ.get("OMP_NUM_THREADS", hardware.cores()))
 
 
 def synchronize() -> None:

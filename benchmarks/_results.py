@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks._paired import Record, cores
+from pipeline.hardware import cpu_model
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
@@ -52,17 +53,11 @@ def keep(records: dict[str, Any], file: str) -> None:
 def machine() -> dict[str, Any]:
     """What the figures depend on, and no name of a host."""
     return {
-        "cpu": _cpu(),
+        "cpu": cpu_model(),
         "cores": cores(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "system": platform.system(),
     } | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def versions() -> dict[str, str]:

@@ -295,9 +295,9 @@ def ui() -> None:
 @app.command()
 def where() -> None:
     """Say where the results are, and which outputs are the same bytes as the published ones."""
-    from pipeline import published
+    from pipeline import where
 
-    print("\n".join(published.words(paths.root())))
+    print("\n".join(where.words(paths.root())))
 
 
 def _interruptible(work: Callable[[], Any]) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline import graph, params, paths, repro, tracking
 from pipeline.graph import Node
+from pipeline.hardware import side_by_side
 from pipeline.repro import Outcome, Result, Runner
 
 SETTINGS = {  # read when prefect is imported
@@ -77,7 +78,7 @@ def contrail(targets: list[str], force: bool) -> State[Any]:
 
     try:
         hardware = params.read(root / "params.yaml")["hardware"]
-        places = repro.places(hardware["threads"] * hardware["ranks"])
+        places = side_by_side(hardware["threads"] * hardware["ranks"])
         results = repro.schedule(nodes, places, start, _first_done)
     except BaseException:  # Ctrl-C, or the worker cancels
         runner.stop()

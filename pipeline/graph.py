@@ -35,13 +35,11 @@ class Node:
     """One stage of dvc.yaml, resolved."""
 
     name: str  # "pretrain@simclr"
-    cmd: str
     deps: list[str]  # paths of code and data, params.yaml excluded
     params: dict[str, Any]  # "runs.simclr" → its value in params.yaml
     outs: dict[str, bool]  # path → does git keep it (metrics and plots that DVC does not cache)
     upstream: list[str]  # stages that make a dependency of this one
     meta: dict[str, Any]
-    desc: str
 
 
 @dataclass(frozen=True)
@@ -233,8 +231,7 @@ def _node(stage: Any, upstream: list[str]) -> Node:
             f"and would bring back the outputs of another value; give it another name"
         )
     outs = {out.def_path: not out.use_cache for out in stage.outs}
-    cmd = stage.cmd if isinstance(stage.cmd, str) else "\n".join(stage.cmd)
-    return Node(stage.name, cmd, deps, values, outs, upstream, stage.meta or {}, stage.desc or "")
+    return Node(stage.name, deps, values, outs, upstream, stage.meta or {})
 
 
 def _saved(repo: Any, name: str) -> Any:

@@ -8,13 +8,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import repro
 from pipeline.errors import ParamsError
 from pipeline.params import Hardware
 from pipeline.ranks import local_rank
 from pipeline.scratch import device_lock
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def side_by_side(threads: int) -> int:
+    """How many may work at once with so many threads each: more than there are cores would slow down every one."""
+    return max(1, cores() // threads)
 
 
 def device_name(hardware: Hardware) -> str:
@@ -65,7 +74,7 @@ def places(hardware: Hardware, ranks: int) -> Iterator[None]:
     """
     name = device_name(hardware)
     if not name.startswith("cuda"):
-        slots = repro.places(hardware.threads)
+        slots = side_by_side(hardware.threads)
         with device_lock(name, slots, min(ranks, slots)):
             yield
         return
@@ -93,7 +102,7 @@ def hardware_class(hardware: Hardware) -> dict[str, Any]:
     import torch
 
     name = device_name(hardware)
-    model = torch.cuda.get_device_name(name) if name.startswith("cuda") else _cpu_model()
+    model = torch.cuda.get_device_name(name) if name.startswith("cuda") else cpu_model()
     return {
         "device": model,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
@@ -102,7 +111,8 @@ def hardware_class(hardware: Hardware) -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The name of the processor, of its architecture if it has none."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -10,24 +10,21 @@ import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline import paths
 from pipeline.errors import ParamsError
 from pipeline.sentences import (
     NAME,
     BlockError,
     Problem,
-    hinted,
     listed,
     missing_keys,
     problems,
     shown,
     unknown_key,
-    unlike,
 )
 
 
@@ -49,8 +46,14 @@ Seeds = Annotated[
 ]
 
 STRICT = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-SECTIONS = ("datasets", "runs", "evaluations", "finetunes", "selections")
-WEIGHTS = (".safetensors", ".pth", ".pt")  # files that a run may start from
+COMMANDS = {  # section of params.yaml → the commands that read its blocks, in running order
+    "datasets": ["prepare"],
+    "runs": ["pretrain"],
+    "evaluations": ["embed", "evaluate"],
+    "finetunes": ["finetune"],
+    "selections": ["select"],
+}
+SECTIONS = tuple(COMMANDS)
 SHARED = {"hardware", "private", "study"}  # what a command may take that is not in its block
 
 
@@ -145,11 +148,11 @@ def _ranged(annotation: Any) -> Any:
 
 def check(params: dict[str, Any]) -> None:
     """The whole of params.yaml, every plug-in included; raises ParamsError at the first wrong block."""
-    from pipeline import plugins
+    from pipeline import plugins, references
 
     _known("", params, ("study", "private", "hardware", *SECTIONS))
     arguments(_study, {key: params[key] for key in ("study", "private", "hardware")}, "")
-    for section, commands in plugins.COMMANDS.items():
+    for section, commands in COMMANDS.items():
         if not isinstance(params[section], dict):
             text = f"must be a mapping of named blocks, {{}} for none, not {shown(params[section])}"
             raise BlockError(Problem((), text)).at(section)
@@ -159,7 +162,7 @@ def check(params: dict[str, Any]) -> None:
                 text = "a name may hold only a-z, 0-9, _ and -; it becomes a DVC stage, an MLflow run and a folder"
                 raise BlockError(Problem((), text)).at(where)
             check_block(where, block, [plugins.command(command) for command in commands])
-    _check_references(params)
+    references.check(params)
 
 
 def check_block(where: str, block: Any, functions: list[Callable]) -> None:
@@ -179,102 +182,6 @@ def check_block(where: str, block: Any, functions: list[Callable]) -> None:
 
 
 def _study(*, study: Name, private: bool, hardware: Hardware) -> None: ...
-
-
-def _check_references(params: dict[str, Any]) -> None:
-    """What a block names elsewhere exists: run, data set, a projector to keep, the data set's budgets, a teacher."""
-    from pipeline.labeling.selections import check_lists, check_selection
-    from pipeline.teachers import check_finetune
-
-    for section in SECTIONS[1:]:
-        for name, block in params[section].items():
-            where = f"{section}.{name}"
-            for key, target in (("dataset", "datasets"), ("run", "runs"), ("evaluation", "evaluations")):
-                if key in block:
-                    _exists(f"{where}.{key}", block[key], params[target])
-            if block.get("head", "h") != "h":
-                _check_head(f"{where}.head", block, params["runs"][block["run"]]["method"].get("projector"))
-            if section == "runs":
-                _check_start(where, block)
-                _check_weights(f"{where}.init", block["init"], params["runs"])
-                _check_batch(f"{where}.training.batch_size", block["training"], params["hardware"]["ranks"])
-            for budget in block.get("budgets", []):
-                _exists(f"{where}.budgets", budget, params["datasets"][block["dataset"]]["budgets"])
-    for name in params["finetunes"]:
-        check_finetune(name, params)
-    for name in params["selections"]:
-        check_selection(name, params)
-    for name in params["datasets"]:
-        check_lists(name, params)
-
-
-def _check_head(where: str, finetune: dict[str, Any], projector: dict[str, Any] | None) -> None:
-    """The projector layers that fine-tuning keeps exist."""
-    run, head = finetune["run"], finetune["head"]
-    if projector is None:
-        text = f"the run {run!r} has no projector, so the head can only be h, not {head}"
-        raise BlockError(Problem((), text)).at(where)
-    if projector["layers"] < int(head.rpartition(".")[2]):
-        text = f"the projector of the run {run!r} has 1 layer, so the head can be h or projector.1, not {head}"
-        raise BlockError(Problem((), text)).at(where)
-
-
-def _check_start(where: str, run: dict[str, Any]) -> None:
-    """What a run starts from goes with its encoder and its method, and its images with its encoder."""
-    from pipeline import plugins
-
-    encoder, method, init = run["encoder"], run["method"]["name"], run["init"]
-    own, learner = f"stages/encoders/{encoder['name']}.py", cast("Any", plugins.load("methods", method))
-    weights = f"a file of weights inside the repository ({', '.join(WEIGHTS)})"
-    inside = not Path(init).is_absolute() and ".." not in Path(init).parts
-    if init != own and not (init.endswith(WEIGHTS) and inside):
-        text = f"must be {own}, for weights as that file initializes them, or {weights}, not {init}"
-        raise BlockError(Problem((), text)).at(f"{where}.init")
-    if learner.starts == "fresh" and init != own:
-        text = f"the method {method} shows the untrained encoder, so init must be {own}; `imported` is for weights"
-        raise BlockError(Problem((), text)).at(f"{where}.init")
-    if learner.starts == "from weights" and init == own:
-        text = f"the method {method} shows weights from elsewhere, so init must be {weights}, not {init}"
-        raise BlockError(Problem((), text)).at(f"{where}.init")
-    if init != own and not run["training"]["epochs"] and len(run["seeds"]) > 1:
-        text = f"all seeds would be one encoder, as they start from {init} and are not trained: write seeds: [0]"
-        raise BlockError(Problem((), text)).at(f"{where}.seeds")
-    if encoder.get("side", side := run["input"]["side"]) != side:
-        text = f"the encoder takes images of side {encoder['side']}, so input.side must be that, not {side}"
-        raise BlockError(Problem((), text)).at(f"{where}.input.side")
-
-
-def _check_weights(where: str, init: str, runs: dict[str, Any]) -> None:
-    """The run and the seed whose encoder a run starts from exist."""
-    weights = re.fullmatch(rf"{paths.encoder('([^/]+)')}/seed-([^/]+)/encoder\.safetensors", Path(init).as_posix())
-    if not weights:
-        return
-    run, seed = weights.groups()
-    if run not in runs:
-        text = f"there is no run {run!r}{hinted(run, runs)} The runs are {', '.join(runs)}"
-        raise BlockError(Problem((), text)).at(where)
-    if seed not in (seeds := [str(seed) for seed in runs[run]["seeds"]]):
-        text = f"the run {run!r} has no seed {seed}, only {', '.join(seeds)}"
-        raise BlockError(Problem((), text)).at(where)
-
-
-def _check_batch(where: str, training: dict[str, Any], ranks: int) -> None:
-    """Every rank gets equally many images of every piece of a batch."""
-    size, pieces = training["batch_size"], training["accumulate"]
-    parts = ranks * pieces
-    if training["epochs"] and size % parts:
-        text = (
-            f"{size} images cannot be shared among {ranks} ranks in {pieces} piece(s) (hardware.ranks, accumulate); "
-            f"the nearest that can are {max(parts, round(size / parts) * parts)}"
-        )
-        raise BlockError(Problem((), text)).at(where)
-
-
-def _exists(where: str, name: str, known: dict[str, Any]) -> None:
-    if name not in known:
-        raise BlockError(
-            Problem((), unlike(name, known) if known else f"{name!r} does not exist, nor does any other")
-        ).at(where)
 
 
 def _known(where: str, values: dict, accepted: Iterable[str]) -> None:

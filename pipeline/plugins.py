@@ -30,14 +30,6 @@ KINDS = {
     "objectives": None,
     "selectors": "select",
 }
-# section of params.yaml → the commands that read its blocks
-COMMANDS = {
-    "datasets": ["prepare"],
-    "runs": ["pretrain"],
-    "evaluations": ["embed", "evaluate"],
-    "finetunes": ["finetune"],
-    "selections": ["select"],
-}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline import graph, params, paths, repro
 from pipeline.graph import Node
+from pipeline.hardware import side_by_side
 from pipeline.recipes import git
 from pipeline.repro import Result, Runner
 
@@ -114,7 +115,7 @@ def _run(copy: Path, runner: Runner, say: Callable[[str], None]) -> list[Result]
     """Stages side by side, what each prints in a file of its own."""
     (copy / "logs").mkdir()
     hardware = params.read(copy / "params.yaml")["hardware"]
-    places = repro.places(hardware["threads"] * hardware["ranks"])
+    places = side_by_side(hardware["threads"] * hardware["ranks"])
     with ThreadPoolExecutor() as pool:
 
         def start(node: Node, cause: str | None) -> Future[Result]:

@@ -243,7 +243,7 @@ def _best(study: dict[str, Any]) -> str:
     if not values:
         raise RegistryError(
             "nothing to register: no run trained without labels has a linear.top1; `dvc repro` computes what is stale, "
-            "and `contrail register RUN` takes a run without it"
+            "and `contrail register EVALUATION` takes one without it, though no gate lets that pass"
         )
     return max(values, key=lambda name: values[name])
 

@@ -99,16 +99,6 @@ def skipped(stage: str, cause: str) -> Result:
     return Result(stage, Outcome.SKIPPED, 0.0, f"because {cause} failed")
 
 
-def places(threads: int) -> int:
-    """How many may work side by side with so many threads: more than there are cores would slow down every one."""
-    return max(1, cores() // threads)
-
-
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def dvc(*arguments: str) -> list[str]:
     """The command line of the DVC that is installed beside this Python."""
     return [sys.executable, "-m", "dvc", *arguments]

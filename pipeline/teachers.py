@@ -58,11 +58,12 @@ def _check_teacher(where: str, name: str, teacher: str, params: dict[str, Any]) 
         text = f"{' learns from '.join([*chain, name])}: one of them needs an objective without a teacher"
         raise _wrong(where, text)
     if other["dataset"] != block["dataset"]:
-        raise _wrong(where, f"{teacher!r} has learned the classes of {other['dataset']}, not of {block['dataset']}")
+        text = f"{teacher!r} has learned the classes of {other['dataset']}: name one of {block['dataset']}"
+        raise _wrong(where, text)
     if missing := [budget for budget in block["budgets"] if budget not in other["budgets"]]:
-        raise _wrong(where, f"{teacher!r} has learned no budget {missing[0]!r}, only {', '.join(other['budgets'])}")
+        raise _wrong(where, f"{teacher!r} has learned no budget {missing[0]!r}: add it to its budgets")
     if runs[other["run"]]["input"] != runs[block["run"]]["input"]:
-        text = f"the run {other['run']!r} of {teacher!r} has another input than {block['run']!r}: both see one image"
+        text = f"the run {other['run']!r} of {teacher!r} has another input than {block['run']!r}: give both the same"
         raise _wrong(where, text)
 
 

@@ -60,20 +60,20 @@ def embed(
     """
     device = torch.device(device_name(hardware))
     prepared = Prepared(paths.dataset(dataset))
-    store = placed(prepared.images, device)
     folder, out = paths.encoder(run), stage.out(paths.features(stage.item))
     out.mkdir()
     rows = np.sort(np.concatenate([prepared.rows("validation"), prepared.rows("test")]))
     np.save(out / "pairs.npy", rows)
-    for seed in seeds(folder):
-        model = _model.load(folder, f"seed-{seed}/encoder.safetensors").to(device)
-        with tapped(model.encoder.taps() if taps else {}) as found:  # type: ignore[operator]  # nn.Module hides it
-            given = features(model, store)
-        np.save(out / f"seed-{seed}.npy", given)
-        if taps:
-            save_taps(out, seed, found, projected(folder, seed, given))
-        np.save(out / f"pairs-{seed}.npy", paired(model, store, rows, pairs))
-        stage.check()
+    with stage.device():
+        store = placed(prepared.images, device)
+        for seed in seeds(folder):
+            model = _model.load(folder, f"seed-{seed}/encoder.safetensors").to(device)
+            with tapped(model.encoder.taps() if taps else {}) as found:  # type: ignore[operator]  # nn.Module hides it
+                given = features(model, store, stage.check)
+            np.save(out / f"seed-{seed}.npy", given)
+            if taps:
+                save_taps(out, seed, found, projected(folder, seed, given))
+            np.save(out / f"pairs-{seed}.npy", paired(model, store, rows, pairs, stage.check))
     shown = noise(prepared.images) if private else prepared.images
     export(folder, seeds(folder)[0], shown, stage.out(paths.export(stage.item)))
 
@@ -83,10 +83,13 @@ def seeds(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("seed-")) for path in folder.glob("seed-*"))
 
 
-def features(model: _model.Model, images: Store) -> np.ndarray:
-    """float32 (n, d) of n images, a chunk at a time."""
-    parts = in_order(images, torch.arange(len(images)), _model.CHUNK, model.mean.device)
-    return np.concatenate([model(trimmed(part)).cpu().numpy() for part in parts])
+def features(model: _model.Model, images: Store, check: Callable[[], None]) -> np.ndarray:
+    """float32 (n, d) of n images, a chunk at a time; `check` is called after each, to stop."""
+    parts = []
+    for part in in_order(images, torch.arange(len(images)), _model.CHUNK, model.mean.device):
+        parts.append(model(trimmed(part)).cpu().numpy())
+        check()
+    return np.concatenate(parts)
 
 
 @contextmanager
@@ -134,8 +137,8 @@ def save_taps(out: Path, seed: int, encoder: dict[str, list[Tensor]], projector:
     (out / "taps.json").write_text(json.dumps([*encoder, "pool", *projector]) + "\n")
 
 
-def paired(model: _model.Model, images: Store, rows: np.ndarray, pairs: Spec) -> np.ndarray:
-    """float32 (2, m, d): features of two views of every row's image."""
+def paired(model: _model.Model, images: Store, rows: np.ndarray, pairs: Spec, check: Callable[[], None]) -> np.ndarray:
+    """float32 (2, m, d): features of two views of every row's image; `check` is called after each chunk, to stop."""
     make_views = viewer(pairs, model)
     device = model.mean.device
     parts: list[Tensor] = []
@@ -149,6 +152,7 @@ def paired(model: _model.Model, images: Store, rows: np.ndarray, pairs: Spec) ->
                     f"params.yaml: `pairs` needs 2 views of an image, and {pairs.name} makes {len(views)}"
                 )
             parts.append(torch.stack([model.encoder(view).float() for view in views]).cpu())
+        check()
     return torch.cat(parts, dim=1).numpy()
 
 

@@ -1,4 +1,4 @@
-"""Images and labels of a source → fixed arrays, splits and label budgets.
+"""Stage `prepare`: images and labels of a source → fixed arrays, splits and label budgets.
 
 data/datasets/<name>/images/                                   the images, their ids and content hashes: see _storage
                      labels.parquet, splits.parquet            the labels that are known; train, validation, test
@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from pipeline import paths
+from pipeline.hardware import cores
 from pipeline.params import Block, Count, Name, Probability, Seeds
 from pipeline.plugins import plugin
-from pipeline.repro import cores
 from pipeline.stage import Stage, run
 from stages.budgets._permutation import Candidates
 from stages.datasets import _duplicates, _split, _summary

@@ -120,8 +120,6 @@ def build(
     network, features = initialized(encoder, init, view.side, device)
     classes = int(images.labels.max()) + 1
     learner = method.make(network, Setting(features, len(images.labels), images.rows, classes, batch_size))
-    if learner.needs_labels and sees != "labels":
-        raise ParamsError(f"params.yaml: the method {method.name} needs labels: set `sees: labels` in its run")
     config = _export.describe(encoder, features, view.side, view.mean, view.std)
     if learner.projector is not None:
         config["projector"] = method.arguments["projector"].model_dump()

@@ -1,4 +1,4 @@
-"""Scores, features and receipts of the whole study → one page that people look at, and tables that DVC compares.
+"""Stage `report`: the whole study → one page that people look at, and tables that DVC compares.
 
     data/{scores,finetunes,predictions,features,encoders,datasets,receipts} → data/report/
         index.html     the page: table, figures, receipts; needs no other file and no network
@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.errors import Refusal
+from pipeline.params import SECTIONS
 from pipeline.stage import Stage, run
 from stages.figures import (
     _opening,
@@ -72,11 +73,12 @@ def report(
     selections: dict[str, dict[str, Any]],
 ) -> None:
     """Write the page and the tables; Refusal for strangers in data/, MissingInput for a stage that has not run."""
-    study = Study(stage.study, private, datasets, runs, evaluations, finetunes, selections)
+    blocks = (datasets, runs, evaluations, finetunes, selections)
+    study = Study(stage.study, private, dict(zip(SECTIONS, blocks, strict=True)))
     refuse_strangers(study)
     results = {row: json.loads(json.dumps(scores, sort_keys=True)) for row, scores in study.results.items()}
     stage.out(paths.REPORT / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    write_csv(stage.out(paths.REPORT / "curves.csv"), ("row", "seed", "epoch", "loss"), loss_lines(study))
+    write_csv(stage.out(paths.REPORT / "curves.csv"), ("run", "seed", "epoch", "loss"), loss_lines(study))
     write_csv(stage.out(paths.REPORT / "accuracy.csv"), ("row", "labels", "budget", "top1", "std"), label_lines(study))
     write_csv(stage.out(paths.REPORT / "confusion.csv"), ("actual", "predicted"), confusion_lines(study))
     sections = []
@@ -98,9 +100,9 @@ def refuse_strangers(study: Study) -> None:
             for path in (paths.features, paths.export, paths.predictions, paths.scores)
         ),
         *map(paths.finetunes, study.finetunes),
-        *map(paths.selection, study.selections),
+        *map(paths.selection, study.sections["selections"]),
         *map(paths.classifiers, study.finetunes),
-        *map(paths.receipt, [*study.stages, "report"]),
+        *map(paths.receipt, study.stages),
     }
     found = {path for folder in FOLDERS for path in (paths.DATA / folder).glob("*")}
     strangers = sorted(str(path) for path in found - expected if not path.name.startswith("."))
@@ -114,9 +116,9 @@ def refuse_strangers(study: Study) -> None:
 
 def loss_lines(study: Study) -> Iterable[Sequence[object]]:
     """A line per run, seed and epoch."""
-    for row, seeds in study.curves.items():
+    for name, seeds in study.curves.items():
         for seed, curve in seeds.items():
-            yield from ((row, seed, epoch, f"{loss:.6g}") for epoch, loss in curve)
+            yield from ((name, seed, epoch, f"{loss:.6g}") for epoch, loss in curve)
 
 
 def label_lines(study: Study) -> Iterable[Sequence[object]]:

@@ -10,7 +10,7 @@ import pytest
 from toy_project import PARAMS, REPOSITORY, STAGES, commit, edit, make, run
 from typer.testing import CliRunner
 
-from pipeline import cli, deploy, doctor, lock, params, published, quick, recipes, repro
+from pipeline import cli, deploy, doctor, lock, params, quick, recipes, repro, where
 from pipeline.recipes import RecipeError
 
 VERBS = {
@@ -297,16 +297,16 @@ def test_the_doctor_compares_versions(tmp_path):
 def test_published_outputs_are_compared_with_the_last_commit(studies):
     """Equal bytes are counted; a difference has its reason, or is laid at the machine's door."""
     theirs = lock.read(studies)
-    assert published.compare(theirs, theirs) == ["5 of 5 outputs are, byte for byte, those of the last commit"]
+    assert where.compare(theirs, theirs) == ["5 of 5 outputs are, byte for byte, those of the last commit"]
     ours = json.loads(json.dumps(theirs))
     ours["pretrain@a"]["outs"][0]["md5"] = "0"
     ours["pretrain@b"]["outs"][0]["md5"] = "0"
     ours["pretrain@b"]["params"]["params.yaml"]["runs.b"]["rate"] = 0.3
-    count, first, second = published.compare(theirs, ours)
+    count, first, second = where.compare(theirs, ours)
     assert count.startswith("3 of 5")
-    assert first == f"pretrain@a: data/encoders/a differ: {published.ELSEWHERE}"
+    assert first == f"pretrain@a: data/encoders/a differ: {where.ELSEWHERE}"
     assert second.endswith("runs.b.rate: 0.2 → 0.3")
-    assert len(published.words(studies)) == 1  # nothing to compare before there is a report
+    assert len(where.words(studies)) == 1  # nothing to compare before there is a report
     (studies / "data/report").mkdir(parents=True, exist_ok=True)
     (studies / "data/report/index.html").touch()
-    assert "5 of 5" in published.words(studies)[1]
+    assert "5 of 5" in where.words(studies)[1]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 import torch
 import typer
@@ -27,6 +28,7 @@ from stages.datasets._storage import Packed
 from stages.encoders import _export
 from stages.methods import simclr
 from stages.methods._method import Setting
+from stages.training.optimizers import Optimizer
 
 ROOT = Path(__file__).resolve().parent.parent
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
@@ -407,6 +409,22 @@ def test_every_method_has_a_run_that_is_right() -> None:
         given = {"simclr": 2, "byol": 2, "weak": 1}.get(run["views"]["name"])
         given = given or run["views"]["large"]["views"] + run["views"]["small"]["views"]
         assert given in learner.views if isinstance(learner.views, range) else given == learner.views
+
+
+def test_every_encoder_optimizer_and_probe_has_a_block_that_is_right() -> None:
+    """The blocks of the three tables in docs/methods.md are accepted as they stand, and no plug-in is missing."""
+    _, _, after = (ROOT / "docs" / "methods.md").read_text().partition("## Encoders, optimizers, probes")
+    lines = after.partition("\n## ")[0].splitlines()
+    spans = [line.removeprefix("| `").partition("` |")[0] for line in lines if line.startswith("| `")]
+    blocks = [json.loads(json.dumps(YAML(typ="safe").load(span))) for span in spans if "{" in span]
+    named = [block for block in blocks if "name" in block]
+    probes = [{"name": key} | values for block in blocks if "name" not in block for key, values in block.items()]
+    optimizers = [block for block in named if block["name"] in ("sgd", "lars", "adamw")]
+    encoders = [block for block in named if block not in optimizers]
+    for kind, found in (("encoders", encoders), ("probes", probes)):
+        assert {plugins.specify(kind, block, kind).name for block in found} == set(plugins.names(kind))
+    accepted = [pydantic.TypeAdapter(Optimizer).validate_json(json.dumps(block)) for block in optimizers]
+    assert [each.name for each in accepted] == ["sgd", "lars", "adamw"]
 
 
 def test_the_size_from_which_similarities_come_in_slabs() -> None:

@@ -17,7 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 from toy_project import REPOSITORY, STAGES, edit, make, run
 
-from pipeline import lock, repro
+from pipeline import hardware, lock, repro
 from pipeline.graph import Node
 from pipeline.repro import Outcome, Result, Runner
 
@@ -64,7 +64,7 @@ Path("seen.json").write_text(json.dumps(seen))
 
 
 def node(name, *upstream):
-    return Node(name, "", [], {}, {}, list(upstream), {}, "")
+    return Node(name, [], {}, {}, list(upstream), {})
 
 
 def child(root, *arguments, more=None, **options):
@@ -214,8 +214,8 @@ def test_schedule_skips_what_depends_on_a_failure():
 
 def test_places_never_ask_for_more_threads_than_cores(monkeypatch):
     """Stages side by side × threads of each ≤ cores, and at least one stage runs."""
-    monkeypatch.setattr(repro, "cores", lambda: 8)
-    assert [repro.places(threads) for threads in (1, 3, 8, 16)] == [8, 2, 1, 1]
+    monkeypatch.setattr(hardware, "cores", lambda: 8)
+    assert [hardware.side_by_side(threads) for threads in (1, 3, 8, 16)] == [8, 2, 1, 1]
 
 
 def test_the_flow_and_dvc_repro_are_interchangeable(seen, tmp_path):

@@ -48,7 +48,6 @@ def test_read_resolves_dvc_yaml(finished):
     nodes = {node.name: node for node in graph.read(finished)}
     assert list(nodes) == STAGES
     assert nodes["prepare@d"].params == {"datasets.d": {"subset": None, "share": 1e-4, "budgets": {}}}
-    assert nodes["prepare@d"].desc == "Images of d"
     assert nodes["pretrain@a"].deps == ["data/datasets/d/pixels"]
     assert nodes["pretrain@a"].upstream == ["prepare@d"]
     assert nodes["pretrain@a"].meta == {"retries": 1}

@@ -23,10 +23,11 @@ from PIL import Image
 from test_prepare import paint
 
 from pipeline import paths, scratch
-from stages.datasets import _arriving, _ledger, _writing, digits, folder
+from stages.datasets import _arriving, _ledger, _reading, _writing, digits, folder
 from stages.datasets._decoding import Unusable
 from stages.datasets._fitting import OneShape, ShortSide
 from stages.datasets._images import Files, Images, Record
+from stages.datasets._reading import Reading
 from stages.datasets._storage import stored
 from stages.datasets._writing import Written
 
@@ -65,8 +66,9 @@ class Counting:
 
 def chunks_of(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """As many images at a time, however long they take."""
-    for name, value in (("FIRST", count), ("MOST", count), ("WORK", 1e9)):
-        monkeypatch.setattr(_writing, name, value)
+    for name, value in (("FIRST", count), ("MOST", count), ("WORK", 1e9), ("LIMIT", 1e9)):
+        monkeypatch.setattr(_arriving, name, value)
+    monkeypatch.setattr(_writing, "PIECE", count)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -200,16 +202,38 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, monkeypatc
     assert len(one.bad) == 2
 
 
+def slow(content: bytes) -> Record:
+    """An image that takes as long to decode as the file says."""
+    time.sleep(float(content))
+    return Record(np.zeros((1, 2, 3), np.uint8), None)
+
+
+def plainly(item: str) -> bytes:
+    return item.encode()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_large_images_behind_small_ones_do_not_come_at_once(workers: int) -> None:
+    """What turns out to take long is given back, so that a stop need not wait for it; the order stays."""
+    items = ["0"] * 300 + [f"{_arriving.LIMIT / 2:.3f}"] * 30 + ["0"] * 5
+    files = [(f"{number}", item) for number, item in enumerate(items)]
+    reading = Reading(plainly, slow, str, False)
+    batches = list(_arriving.arriving(reading, files, workers))
+    assert len(batches) > 30 / 3  # two reach the limit
+    lines = np.concatenate([each.lines for each in batches])
+    assert lines["key"].tolist() == [list(reading.key(*file)) for file in files]
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
 sys.path[:0] = [os.getcwd(), *sys.argv[5:]]
-from stages.datasets import _writing
+from stages.datasets import _arriving, _writing
 import test_ingest
 _writing.SHARD = 3000
 source = test_ingest.Counting(Path(sys.argv[1]))
 left = int(sys.argv[4])
-_writing.FIRST, _writing.MOST, _writing.WORK = 64, 64, 1e9
+_arriving.MOST, _arriving.WORK, _writing.PIECE = 64, 1e9, 64
 class Log(list):
     def append(self, item):
         with open(sys.argv[3] + ".log", "a") as log:
@@ -246,9 +270,10 @@ ENDLESS = """
 import os, sys
 from pathlib import Path
 sys.path[:0] = [os.getcwd(), sys.argv[2]]
-from stages.datasets._arriving import Reading, arriving
+from stages.datasets._arriving import arriving
+from stages.datasets._reading import Reading
 import test_ingest
-list(arriving(Reading(Path.read_bytes, test_ingest.never, str, False), [[('', Path(sys.argv[1]))]] * 2, 2))
+list(arriving(Reading(Path.read_bytes, test_ingest.never, str, False), [('', Path(sys.argv[1]))] * 40, 2))
 """
 
 
@@ -339,7 +364,7 @@ def test_what_cannot_be_used_comes_back(tmp_path: Path, monkeypatch) -> None:
     written = _writing.write(tmp_path / "out", images, tmp_path / "l", near=False, workers=1, check=lambda: None)
     assert written.rows.tolist() == [2, 3]
     assert [written.bad[row].kind for row in (0, 1)] == ["not_image", "unreadable"]
-    assert written.bad[0].md5 == _arriving._md5(b"b")
+    assert written.bad[0].md5 == _reading._md5(b"b")
     assert (written.bad[1].size, written.bad[1].md5) == (None, None)
 
 

@@ -85,7 +85,7 @@ def kept(tmp_path: Path, projection: dict[str, Any] | None) -> tuple[Path, np.nd
     out = tmp_path / "features"
     out.mkdir()
     with embed.tapped(model.encoder.taps()) as found:  # type: ignore[operator]
-        features = embed.features(model, Packed(images(7)))
+        features = embed.features(model, Packed(images(7)), lambda: None)
     np.save(out / "seed-0.npy", features)
     embed.save_taps(out, 0, found, embed.projected(folder, 0, features))
     return out, features

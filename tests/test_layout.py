@@ -304,11 +304,9 @@ def test_stages_are_the_commands() -> None:
 
 
 def test_each_section_of_params_is_read_by_its_commands() -> None:
-    """A command that runs per item iterates over the section that `plugins.COMMANDS` gives it."""
+    """A command that runs per item iterates over the section that `params.COMMANDS` gives it."""
     over = {command: GRAPH[command]["foreach"] for command in GRAPH if "foreach" in GRAPH[command]}
-    assert over == {
-        command: f"${{{section}}}" for section, commands in plugins.COMMANDS.items() for command in commands
-    }
+    assert over == {command: f"${{{section}}}" for section, commands in params.COMMANDS.items() for command in commands}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -318,7 +316,7 @@ def test_a_command_takes_the_params_that_dvc_yaml_declares(command: str) -> None
     given: set[str] = set()
     for entry in template(command)["params"]:
         if entry == f"{section}.${{key}}":
-            [given_to] = plugins.COMMANDS[section]
+            [given_to] = params.COMMANDS[section]
             assert given_to == command, "a section that commands share is declared key by key"
             given |= params.keywords(plugins.command(command)).keys() - params.SHARED
         else:

@@ -9,71 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from params_study import FINETUNE, MISSING, STUDY, put, refused, written
 from pydantic import Field
 
 from pipeline import params, plugins
 from pipeline.errors import ParamsError
 from pipeline.params import Block, Count, Name, Positive
-
-STUDY = """
-study: small
-private: false
-hardware: { device: cpu, threads: 1, precision: fp32, deterministic: true, ranks: 1, compile: false }
-datasets:
-  digits:
-    source: { name: digits, path: stages/datasets/digits.py }
-    subset: null
-    split: { validation: 0.2, test: 0.2, seed: 0 }
-    quality: { bad: 0.01, near: null, leaks: report }
-    pretrain_on: [train]
-    budgets:
-      1pct: { select: { name: balanced, share: 0.01 }, seeds: [0, 1] }
-runs:
-  simclr: &run
-    dataset: digits
-    sees: images
-    method: { name: simclr, temperature: 1, reduction: paper, projector: { layers: 2, hidden: 8, out: 4, norm: all } }
-    views: &views { name: weak, crop: { padding: 1 }, flip: 0.0, rotation: 15.0 }
-    encoder: { name: small_resnet, width: 8, blocks: 1 }
-    init: stages/encoders/small_resnet.py
-    input: { side: 8, mean: [0, 0, 0], std: [1, 1, 1] }
-    training: &training
-      epochs: 1
-      batch_size: 256
-      accumulate: 1
-      optimizer: { name: sgd, learning_rate: 0.5, momentum: 0.9, nesterov: false, weight_decay: 1e-4 }
-      warmup_epochs: 1
-      monitor_epochs: 0
-    seeds: [0]
-  lars:
-    <<: *run
-    training: { <<: *training, optimizer: { name: lars, learning_rate: 1, momentum: 0.9, weight_decay: 0, trust: 1 } }
-evaluations:
-  simclr: { run: simclr, dataset: digits, pairs: *views, taps: false, probes: { knn: { k: 5, temperature: 0.07 } } }
-finetunes: {}
-selections: {}
-"""
-
-
-FINETUNE = {
-    "run": "simclr",
-    "dataset": "digits",
-    "objective": {"name": "supervised"},
-    "teacher": "stages/objectives/supervised.py",
-    "views": {"name": "identity"},
-    "head": "h",
-    "training": {
-        "steps": 1,
-        "schedule": "cosine",
-        "batch_size": 8,
-        "accumulate": 1,
-        "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0, "nesterov": False, "weight_decay": 0},
-        "warmup_epochs": 0,
-    },
-    "budgets": ["1pct"],
-}
-MISSING = object()
-JARGON = ("pydantic", "input should", "tagged-union", "literal_error", "function-", "constrained-", "[type=", "http")
 
 
 @pytest.fixture(scope="module")
@@ -85,36 +26,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def study(whole: dict[str, Any]) -> dict[str, Any]:
     """STUDY as plain values, for one test to spoil."""
     return copy.deepcopy(whole)
-
-
-def written(folder: Path, text: str | bytes) -> dict[str, Any]:
-    """What `read` makes of a file that holds `text`."""
-    path = folder / "params.yaml"
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return params.read(path)
-
-
-def put(values: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
-    """`values` with `value` at a place such as "runs/simclr/method"; MISSING takes the key away."""
-    *way, last = place.split("/")
-    block = values
-    for step in way:
-        block = block[step]
-    if value is MISSING:
-        del block[last]
-    else:
-        block[last] = value
-    return values
-
-
-def refused(values: dict[str, Any]) -> str:
-    """The one human sentence with which `check` refuses."""
-    with pytest.raises(ParamsError) as error:
-        params.check(values)
-    sentence = str(error.value)
-    assert "\n" not in sentence
-    assert not [word for word in JARGON if word in sentence.lower()]
-    return sentence
 
 
 def keys(tree: Any, way: tuple = ()) -> list[tuple]:
@@ -255,57 +166,6 @@ def test_sections_and_names(study: dict[str, Any], place: str, value: Any, says:
     assert says in refused(put(study, place, value))
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "says"),
-    [
-        ("runs/simclr/dataset", "digit", "runs.simclr.dataset: must be 'digits', not 'digit'; did you mean 'digits'?"),
-        ("evaluations/simclr/dataset", "cifar", "evaluations.simclr.dataset: must be 'digits', not 'cifar'"),
-        ("evaluations/simclr/run", "simcl", "run: must be 'simclr' or 'lars', not 'simcl'; did you mean 'simclr'?"),
-        ("finetunes/x/run", "byol", "finetunes.x.run: must be 'simclr' or 'lars', not 'byol'"),
-        (
-            "finetunes/x/budgets",
-            ["1pct", "10pct"],
-            "finetunes.x.budgets: must be '1pct', not '10pct'; did you mean '1pct'?",
-        ),
-        ("runs", {}, "evaluations.simclr.run: 'simclr' does not exist, nor does any other"),
-    ],
-)
-def test_references_exist(study: dict[str, Any], place: str, value: Any, says: str) -> None:
-    """`run`, `dataset` and `budgets` name what params.yaml has; the refusal lists it."""
-    study["finetunes"]["x"] = copy.deepcopy(FINETUNE)
-    params.check(study)
-    assert says in refused(put(study, place, value))
-
-
-@pytest.mark.parametrize(
-    ("init", "says"),
-    [
-        ("simclrs/seed-0", "there is no run 'simclrs'; did you mean 'simclr'? The runs are simclr, lars"),
-        ("byol/seed-0", "there is no run 'byol'. The runs are simclr, lars"),
-        ("simclr/seed-2", "the run 'simclr' has no seed 2, only 0, 10"),
-        ("simclr/seed-00", "the run 'simclr' has no seed 00, only 0, 10"),
-    ],
-)
-def test_weights_of_another_run_exist(study: dict[str, Any], init: str, says: str) -> None:
-    """`init` in the folder of an encoder names a run and one of its seeds; any other file is its owner's affair."""
-    study["runs"]["simclr"]["seeds"] = [0, 10]
-    for right in ("encoders/simclr/seed-10/encoder.safetensors", "encoders/byol/theirs.pth"):
-        params.check(put(study, "runs/lars/init", f"data/{right}"))
-    sentence = refused(put(study, "runs/lars/init", f"data/encoders/{init}/encoder.safetensors"))
-    assert sentence == f"params.yaml: runs.lars.init: {says}"
-
-
-def test_a_batch_is_shared_equally(study: dict[str, Any]) -> None:
-    """Ranks and pieces divide the batch of a run that trains; the refusal has the nearest batch that they do."""
-    study["hardware"]["ranks"] = 3
-    study["runs"]["lars"]["training"] |= {"epochs": 0, "batch_size": 256}
-    study["runs"]["simclr"]["training"] |= {"accumulate": 2, "batch_size": 258}
-    params.check(study)
-    says = "runs.simclr.training.batch_size: 256 images cannot be shared among 3 ranks in 2 piece(s) (hardware.ranks, "
-    sentence = refused(put(study, "runs/simclr/training/batch_size", 256))
-    assert sentence == f"params.yaml: {says}accumulate); the nearest that can are 258"
-
-
 def test_several_ranks_are_not_put_on_one_gpu(study: dict[str, Any]) -> None:
     """`cuda:<n>` is a device for one rank."""
     params.check(put(study, "hardware/device", "cuda:1"))
@@ -319,16 +179,6 @@ def test_a_number_may_be_one_of_a_few(study: dict[str, Any]) -> None:
     assert "runs.simclr.encoder.depth: must be 18, 34 or 50, not 20" in refused(
         put(study, "runs/simclr/encoder", resnet)
     )
-
-
-def test_fine_tuning_keeps_layers_that_there_are(study: dict[str, Any]) -> None:
-    """`head: projector.2` wants a projector of two layers or more."""
-    study["finetunes"]["x"] = FINETUNE | {"head": "projector.2"}
-    params.check(study)
-    says = "finetunes.x.head: the projector of the run 'simclr' has 1 layer, so the head can be h or projector.1, not"
-    assert says in refused(put(study, "runs/simclr/method/projector/layers", 1))
-    says = "finetunes.x.head: the run 'simclr' has no projector, so the head can only be h, not projector.2"
-    assert says in refused(put(study, "runs/simclr/method", {"name": "rotnet"}))
 
 
 # ---- keys

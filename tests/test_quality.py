@@ -29,10 +29,10 @@ from PIL import Image
 from test_prepare import contents, prepared
 
 from stages.datasets import _decoding, _writing, folder
-from stages.datasets._arriving import TREATMENTS
 from stages.datasets._decoding import Kind, Treatment, Unusable, format_of, misnamed, opened
 from stages.datasets._fitting import OneShape, ShortSide
 from stages.datasets._images import Images
+from stages.datasets._reading import TREATMENTS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/data.md"
 STORES = {"packed": OneShape(shape=(8, 8), fit="crop"), "encoded": ShortSide(short_side=16, quality=90)}

@@ -18,8 +18,8 @@ import pydantic
 import pytest
 import torch
 from objective_cases import SETTINGS, objective
+from params_study import FINETUNE, STUDY, put, refused, written
 from safetensors.torch import load_file
-from test_params import FINETUNE, STUDY, put, refused, written
 from test_training import Host
 from test_warm_start import project
 from torch import Tensor, nn
@@ -508,11 +508,11 @@ def test_a_teacher_has_learned_the_same(study: dict[str, Any]) -> None:
     data = copy.deepcopy(study)
     data["datasets"]["other"] = data["datasets"]["digits"]
     says = refused(put(data, "finetunes/tuned/dataset", "other"))
-    assert "finetunes.pupil.teacher: 'tuned' has learned the classes of other, not of digits" in says
+    assert "finetunes.pupil.teacher: 'tuned' has learned the classes of other: name one of digits" in says
     budgets = copy.deepcopy(study)
     budgets["datasets"]["digits"]["budgets"]["10pct"] = budgets["datasets"]["digits"]["budgets"]["1pct"]
     says = refused(put(budgets, "finetunes/pupil/budgets", ["1pct", "10pct"]))
-    assert "finetunes.pupil.teacher: 'tuned' has learned no budget '10pct', only 1pct" in says
+    assert "finetunes.pupil.teacher: 'tuned' has learned no budget '10pct': add it to its budgets" in says
     study["runs"]["lars"]["input"] = {"side": 16, "mean": [0, 0, 0], "std": [1, 1, 1]}
     says = refused(put(study, "finetunes/tuned/run", "lars"))
     assert "the run 'lars' of 'tuned' has another input than 'simclr'" in says

@@ -72,7 +72,7 @@ def write_evaluation(name, looked_at):
     """What embed and evaluate leave, and what dvc.lock says of it."""
     write_export(paths.export(name), looked_at)
     pixels = np.load(paths.dataset("toy") / "images" / "pixels.npy")
-    features = embed.features(_model.load(paths.export(name)), Packed(pixels))
+    features = embed.features(_model.load(paths.export(name)), Packed(pixels), lambda: None)
     paths.features(name).mkdir(parents=True)
     np.save(paths.features(name) / "seed-0.npy", features)
     rows = np.arange(PARTS["train"], len(pixels))

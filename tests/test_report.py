@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_study import ROWS, Stage, write_json, write_study
 
-from pipeline.errors import MissingInput, ParamsError, Refusal
+from pipeline.errors import MissingInput, Refusal
 from stages.report import FIGURES, report
 
 OUTS = ("results.json", "index.html", "curves.csv", "accuracy.csv", "confusion.csv")
@@ -142,9 +142,9 @@ def test_best_is_bold_by_validation(study):
 def test_tables_for_plots(made):
     """The three tables have the columns that dvc.yaml names, and a line for each epoch, budget and test prediction."""
     curves = read_csv(made.out / "curves.csv")
-    assert list(curves[0]) == ["row", "seed", "epoch", "loss"]
+    assert list(curves[0]) == ["run", "seed", "epoch", "loss"]
     assert len(curves) == 2 * 3 * 60
-    assert {line["row"] for line in curves} == {"simclr", "supervised"}
+    assert {line["run"] for line in curves} == {"simclr", "supervised"}
     accuracy = read_csv(made.out / "accuracy.csv")
     assert accuracy[0] == {"row": "simclr", "labels": "10", "budget": "1pct", "top1": "0.871000", "std": "0.004000"}
     assert len(accuracy) == 3 * 2
@@ -170,9 +170,8 @@ def test_strangers_are_refused(study, stranger):
 
 
 def test_files_of_git_are_no_strangers(study):
-    """DVC's .gitignore files and a receipt of the report itself are at home in data/."""
+    """DVC's .gitignore files are at home in data/."""
     (study.data / "encoders" / ".gitignore").touch()
-    (study.data / "receipts" / "report.json").touch()
     report(Stage(study.out), **study.params)
 
 
@@ -191,13 +190,6 @@ def test_missing_input_names_its_stage(study, path, stage):
     """What is missing is said together with the command that makes it."""
     (study.data / path).unlink()
     with pytest.raises(MissingInput, match=f"{path} is missing: run `dvc repro {stage}`"):
-        report(Stage(study.out), **study.params)
-
-
-def test_a_row_cannot_join_two_runs(study):
-    """An evaluation and a fine-tuning of the same name but different runs are not one row."""
-    study.params["finetunes"]["simclr"]["run"] = "random"
-    with pytest.raises(ParamsError, match=r"finetunes\.simclr are one row"):
         report(Stage(study.out), **study.params)
 
 

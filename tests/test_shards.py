@@ -15,7 +15,7 @@ from PIL import Image
 from stages.datasets import _cells, shards
 from stages.datasets._decoding import Unusable
 from stages.datasets._fitting import OneShape, ShortSide
-from stages.datasets._images import DataError, Images
+from stages.datasets._images import DataError, Files, Images
 
 BARE = {"store": OneShape(shape=(4, 6), fit="crop"), "labels": None, "group": None, "split": None}
 
@@ -56,6 +56,49 @@ def reds(images: Images, rows: list[int] | None = None) -> list[int]:
 
 
 # ---- tar
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (tarfile.LNKTYPE, "b.png in .*0.tar is a link: pack the files with `tar --hard-dereference -h`"),
+        (tarfile.SYMTYPE, "b.png in .*0.tar is a link"),
+        (tarfile.GNUTYPE_SPARSE, "b.png in .*0.tar is packed with holes"),
+    ],
+)
+def test_an_image_that_does_not_lie_there_is_refused(tmp_path: Path, kind: bytes, sentence: str) -> None:
+    """A link to another member, and a file with holes: the bytes behind the header are not the image."""
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, how in (("a.png", tarfile.REGTYPE), ("b.png", kind)):
+            header = tarfile.TarInfo(name)
+            header.type, header.linkname = how, "a.png"
+            header.size = len(png(1)) if how == tarfile.REGTYPE else 0
+            tar.addfile(header, io.BytesIO(png(1)))
+    with pytest.raises(DataError, match=sentence):
+        shards.load(path=str(tmp_path), **BARE)
+
+
+def test_a_table_of_shards_lies_where_it_is_watched(tmp_path: Path) -> None:
+    """As that of a folder does."""
+    pack(tmp_path / "tiles" / "0.tar", {"a.png": png(1)})
+    (tmp_path / "labels.csv").write_text("file,label\n0.tar/a.png,cat\n")
+    with pytest.raises(DataError, match=r"\.\./labels.csv is not a file below .*tiles"):
+        shards.load(path=str(tmp_path / "tiles"), **BARE | {"labels": "../labels.csv"})
+
+
+@pytest.mark.parametrize("said", [b'{"label": NaN}', b'{"label": null}', b'{"label": ""}'])
+def test_no_value_is_no_class(tmp_path: Path, said: bytes) -> None:
+    """Not a number, nothing and an empty text are no label."""
+    pack(tmp_path / "0.tar", {"a.png": png(1), "a.json": said, "b.png": png(2), "b.cls": b"dog"})
+    assert labelled(shards.load(path=str(tmp_path), **BARE)) == {"0.tar/a.png": None, "0.tar/b.png": "dog"}
+
+
+@pytest.mark.parametrize("said", [b'{"label": "\\ud800"}', b"[" * 100_000])
+def test_what_is_said_of_an_image_is_text(tmp_path: Path, said: bytes) -> None:
+    """A half of a character, or brackets without end, are refused in a sentence."""
+    pack(tmp_path / "0.tar", {"a.png": png(1), "a.json": said})
+    with pytest.raises(DataError, match=r"a.json in .*0.tar is no mapping"):
+        shards.load(path=str(tmp_path), **BARE)
 
 
 def test_a_tar_holds_images_and_what_they_are(tmp_path: Path) -> None:
@@ -307,6 +350,28 @@ def test_a_row_without_bytes_is_unusable(tmp_path: Path) -> None:
     assert reds(images, [0]) == [1]
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.tar"])
+def test_a_shard_that_goes_away_is_unusable(tmp_path: Path, name: str) -> None:
+    """Gone, or written anew with fewer rows, after it was listed: its images are, and their stamp is another one."""
+    if name.endswith(".tar"):
+        pack(tmp_path / name, {"0.png": png(1), "1.png": png(2)})
+    else:
+        table(tmp_path / name, 2)
+    images = shards.load(path=str(tmp_path), **BARE)
+    files = images.pixels
+    assert isinstance(files, Files)
+    before = files.stamp(files.items[1])
+    pack(tmp_path / name, {}) if name.endswith(".tar") else table(tmp_path / name, 1)
+    _cells._group.cache_clear()
+    with pytest.raises(Unusable):
+        images.record(1)
+    (tmp_path / name).unlink()
+    _cells._group.cache_clear()
+    with pytest.raises(Unusable):
+        images.record(0)
+    assert files.stamp(files.items[1]) == "FileNotFoundError" != before
+
+
 # ---- folders of shards
 
 
@@ -314,9 +379,12 @@ def test_a_folder_of_shards_holds_one_kind(tmp_path: Path) -> None:
     """None, both, or packed ones: each is a sentence; so is a file that is cut."""
     with pytest.raises(DataError, match=r"has no .tar or .parquet files$"):
         shards.load(path=str(tmp_path), **BARE)
+    pack(tmp_path / "1.tar", {"a.png": png(1)})
     (tmp_path / "0.tar.gz").touch()
-    with pytest.raises(DataError, match=r"files; 0.tar.gz has to be unpacked first"):
+    with pytest.raises(DataError, match=r"0.tar.gz has to be unpacked first, as nobody can seek in it"):
         shards.load(path=str(tmp_path), **BARE)
+    for file in ("0.tar.gz", "1.tar"):
+        (tmp_path / file).unlink()
     content = table(tmp_path / "a.parquet", 2).read_bytes()
     (tmp_path / "a.parquet").write_bytes(content[:-9])
     with pytest.raises(DataError, match=r"a.parquet is not a whole parquet file .*: copy it again"):

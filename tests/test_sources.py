@@ -176,6 +176,13 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert quarantined(folder.load(path=str(tmp_path), **BARE)) == {"cat/pipe.png": "unreadable"}
 
 
+def test_a_file_that_no_picture_fills_is_not_read(tmp_path: Path) -> None:
+    """Beyond 1 GiB it is a film, or a bomb."""
+    (tmp_path / "film.png").touch()
+    os.truncate(tmp_path / "film.png", 2**30 + 1)
+    assert quarantined(folder.load(path=str(tmp_path), **BARE)) == {"film.png": "bomb"}
+
+
 def test_names_are_any_text(tmp_path: Path) -> None:
     """Spaces, line breaks, quotes, every alphabet; a name that is no UTF-8 is quarantined under a text that is."""
     names = ["a b.png", "a\nb.png", "ü.png", "画像.png", "🐈.png", "a,b;'\".png", "-rf.png", "%41.png", "e\u0301.png"]
@@ -344,6 +351,37 @@ def test_a_table_lies_where_it_is_watched(tmp_path: Path) -> None:
 
 
 # ---- groups and splits of the source's own
+
+
+def test_a_table_is_no_image_however_it_is_written(tmp_path: Path) -> None:
+    """./labels.csv is labels.csv."""
+    paint(tmp_path / "a.png")
+    table(tmp_path, "file,label", "a.png,cat")
+    images = folder.load(path=str(tmp_path), **TABLE | {"labels": "./labels.csv"})
+    assert labelled(images) == {"a.png": "cat"}
+
+
+def test_not_a_number_is_no_label(tmp_path: Path) -> None:
+    """Of a float column, as pandas writes one with gaps."""
+    for name in ("a.png", "b.png"):
+        paint(tmp_path / name)
+    rows = pa.table({"file": ["a.png", "b.png"], "label": [1.0, float("nan")], "patient_id": ["p", "q"]})
+    pq.write_table(rows, tmp_path / "labels.parquet")
+    images = folder.load(path=str(tmp_path), **PATIENTS | {"labels": "labels.parquet"})
+    assert labelled(images) == {"a.png": "1", "b.png": None}
+
+
+def test_a_class_is_found_beside_names_that_are_no_text(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 sort elsewhere than what is written for them; such a class is one, too."""
+    paint(tmp_path / "zebra" / "a.png")
+    odd = os.fsencode(tmp_path)
+    for name in (b"\xe91.png", b"\xe92.png", b"\xe93.png"):
+        Path(os.fsdecode(odd + b"/" + name)).touch()
+    Path(os.fsdecode(odd + b"/caf\xe9")).mkdir()
+    Path(os.fsdecode(odd + b"/caf\xe9/a.png")).touch()
+    images = folder.load(path=str(tmp_path), **BARE)
+    assert set(images.classes) == {"zebra", "caf\\xe9"}
+    assert set(quarantined(images).values()) == {"name"}
 
 
 def test_a_column_of_groups_has_to_name_every_image(tmp_path: Path) -> None:

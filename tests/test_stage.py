@@ -20,7 +20,7 @@ from pipeline.scratch import Scratch
 from pipeline.stage import Stage
 
 CODE = Path("code.py")
-NODE = Node("pretrain@a", "python", ["code.py"], {"runs.a": {}}, {}, [], {}, "")
+NODE = Node("pretrain@a", ["code.py"], {"runs.a": {}}, {}, [], {})
 
 
 class Slow:

@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 from stages.datasets import _writing
-from stages.datasets._arriving import KEPT, Bad, Batch, Kept, Reading, batch, kept
 from stages.datasets._images import Files, Images, Record
+from stages.datasets._reading import Bad, Kept, Reading, batch, kept
 from stages.datasets._storage import DataError, Encoded, Packed, decode, stored
-from stages.datasets._writing import Chunks, Shards, Written
+from stages.datasets._writing import Shards, Written
 from stages.prepare import write_table
 
 SIZES = [(5, 9), (8, 8), (12, 3), (1, 1), (7, 12)]
@@ -164,17 +164,6 @@ def test_a_batch_gives_back_what_was_put_in() -> None:
         np.testing.assert_equal(batch(there).lines, batch(results).lines)
 
 
-@pytest.mark.parametrize(("each", "size"), [(1e-9, 256), (0.0019, 10), (3.0, 1)])
-def test_a_chunk_is_what_takes_a_moment(each: float, size: int) -> None:
-    """Of small images many, of large ones few: nobody waits long for a stop, or loses much by a kill."""
-    chunks, rows = Chunks(1000), list[int]()
-    for chunk in chunks:
-        chunks.learn(Batch(b"", np.empty(len(chunk), KEPT), {}, each * len(chunk)))
-        assert len(chunk) in (8, size, (1000 - 8) % size)
-        rows += chunk
-    assert rows == list(range(1000))
-
-
 def test_a_file_that_changes_while_it_is_read_is_another_one_the_next_time(tmp_path: Path) -> None:
     """Its key is that of before."""
     file = tmp_path / "a.png"
@@ -201,8 +190,8 @@ def test_writing_can_be_stopped(tmp_path: Path) -> None:
         if len(asked) == 3:
             raise KeyboardInterrupt
 
-    pixels = np.zeros((500, 2, 2, 3), np.uint8)
-    images = Images(pixels, [str(row) for row in range(500)], np.zeros(500, int), ["a"], None)
+    pixels = np.zeros((600, 2, 2, 3), np.uint8)
+    images = Images(pixels, [str(row) for row in range(600)], np.zeros(600, int), ["a"], None)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "images", images, check)
     assert len(asked) == 3

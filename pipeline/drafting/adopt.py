@@ -10,11 +10,12 @@ import os
 import re
 from pathlib import Path
 
-from pipeline import params, paths, recipes, repro
+from pipeline import params, paths, recipes
 from pipeline.drafting import findings
 from pipeline.drafting.draft import Machine, draft, plan
 from pipeline.drafting.survey import FolderError, survey
 from pipeline.drafting.template import scalar
+from pipeline.hardware import cores
 
 TEMPLATE = "folder"
 NEXT = """\
@@ -93,4 +94,4 @@ def _refuse_taken(folder: Path, link: Path, root: Path) -> None:
 def _machine() -> Machine:
     import torch
 
-    return Machine(gpu=torch.cuda.is_available(), cores=repro.cores())
+    return Machine(gpu=torch.cuda.is_available(), cores=cores())

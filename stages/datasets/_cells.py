@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from stages.datasets._decoding import Unusable
 from stages.datasets._images import DataError, Files, Record
 from stages.datasets._pieces import Scan, stamp
-from stages.datasets._table import text
+from stages.datasets._table import DAMAGED, text
 
 LARGEST = 2**28  # bytes of the images in a row group
 KEPT = 2  # row groups that a process holds
@@ -55,7 +55,10 @@ def cells(paths: list[Path], places: np.ndarray, keep: Callable[[bytes], Record]
 def _content(place: np.ndarray, paths: list[Path]) -> bytes:
     number, group, row = place.tolist()
     with _READING:
-        cell = _group(paths[number], group)[row].as_py()
+        rows = _group(paths[number], group)
+    if row >= len(rows):
+        raise Unusable("unreadable", f"{paths[number]} was written anew meanwhile: run the stage again")
+    cell = rows[row].as_py()
     if cell is None:
         raise Unusable("empty", "the row has no bytes: fill it in")
     return cell
@@ -64,11 +67,11 @@ def _content(place: np.ndarray, paths: list[Path]) -> bytes:
 @lru_cache(KEPT)
 def _group(path: Path, group: int) -> pa.ChunkedArray:
     """The bytes of the images in a row group."""
-    parquet = pq.ParquetFile(path)
-    column = _image_column(path, parquet)
     try:
+        parquet = pq.ParquetFile(path)
+        column = _image_column(path, parquet)
         return parquet.read_row_group(group, [column], use_threads=False).flatten().column(0)
-    except (pa.ArrowException, OSError) as error:
+    except (*DAMAGED, DataError) as error:
         raise Unusable("unreadable", f"row group {group} of {path} is damaged: copy it again") from error
 
 
@@ -76,7 +79,7 @@ def _opened(path: Path) -> pq.ParquetFile:
     """DataError unless it is whole, and its row groups are small enough to be read at once."""
     try:
         parquet = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGED as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} is not a whole parquet file ({reason}): copy it again") from error
     column = _image_column(path, parquet)
@@ -114,4 +117,8 @@ def _is_bytes(kind: pa.DataType) -> bool:
 def _column(parquet: pq.ParquetFile, name: str, what: str) -> pa.Array:
     if name not in parquet.schema_arrow.names:
         return pa.nulls(parquet.metadata.num_rows, pa.string())
-    return text(parquet.read([name])[name].combine_chunks(), what)
+    try:
+        [column] = parquet.read([name]).columns
+        return text(column.combine_chunks(), what)
+    except DAMAGED as error:
+        raise DataError(f"{what} cannot be read: there are two of that name, or the file is damaged") from error

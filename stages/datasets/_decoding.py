@@ -39,6 +39,7 @@ Kind = Literal[
 ]
 
 LIMIT = 2**27  # pixels; a larger image is never decoded: it would take 512 MiB and more
+LARGEST = 8 * LIMIT  # bytes of a file: as many pixels of four times 16 bits
 BOMB = f"more than {LIMIT:,} pixels, so it is not decoded: save it smaller"
 STRIP = 50  # times the short side
 DARK = 2**12  # of 2**16: where the largest value is below it, 8 bits would keep fewer than 16 levels
@@ -104,8 +105,8 @@ class Unusable(Exception):
     """
 
     def __init__(self, kind: Kind, words: str) -> None:
-        super().__init__(kind, words)
-        self.kind, self.words = kind, words
+        self.kind, self.words = kind, words.encode("utf-8", "backslashreplace").decode()  # a path may be no text
+        super().__init__(kind, self.words)
 
 
 class Opened(NamedTuple):
@@ -142,6 +143,8 @@ def content(file: str) -> bytes:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise Unusable("unreadable", "it is no file but a pipe, a socket or a device: remove it")
+            if status.st_size > LARGEST:
+                raise Unusable("bomb", f"more than {LARGEST / 2**30:g} GiB, so it is not read: save it smaller")
             whole = os.read(handle, status.st_size)  # a file object takes as long to make as the rest together
             while len(whole) < status.st_size and (more := os.read(handle, status.st_size - len(whole))):
                 whole += more

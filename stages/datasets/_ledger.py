@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.scratch import link_or_copy
-from stages.datasets._arriving import KEPT, Kept, Reading
 from stages.datasets._images import Files, Images
+from stages.datasets._reading import KEPT, Kept, Reading
 from stages.datasets._storage import SINGLE, shard_name
 
 # code that says what becomes of a file
-READS = ("_arriving", "_decoding", "_fitting", "_images", "_perceptual", "_png", "_storage", "_writing")
+READS = ("_decoding", "_fitting", "_images", "_perceptual", "_png", "_reading", "_storage", "_writing")
 
 
 class Past:

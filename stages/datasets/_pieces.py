@@ -28,7 +28,10 @@ def pieces(paths: list[Path], places: np.ndarray, keep: Callable[[bytes], Record
 def stamp(place: np.ndarray, paths: list[Path]) -> str:
     """Of the file, and the place in it."""
     number, *inside = place.tolist()
-    status = paths[number].stat()
+    try:
+        status = paths[number].stat()
+    except OSError as error:
+        return type(error).__name__
     return f"{status.st_size} {status.st_mtime_ns} {inside[0]} {inside[1]}"
 
 

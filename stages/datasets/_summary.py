@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.datasets._arriving import TREATMENTS
 from stages.datasets._decoding import FORMATS, misnamed
 from stages.datasets._images import DataError, Files, Images
+from stages.datasets._reading import TREATMENTS
 from stages.datasets._storage import Stored
 from stages.datasets._writing import Written, hexadecimal
 

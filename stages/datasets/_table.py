@@ -1,6 +1,6 @@
 """A table that lists images: a CSV or parquet file with the columns file and label, and what else is asked for."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 import pyarrow as pa
@@ -11,6 +11,15 @@ import pyarrow.parquet as pq
 from stages.datasets._images import DataError
 
 SHOWN = 120  # letters of a first line that a message quotes
+DAMAGED = (pa.ArrowException, OSError, ValueError)  # what reading a file that is not whole may raise
+
+
+def inside(path: str, labels: str) -> str:
+    """The table `labels` as it is listed among the files below `path`; DataError if it lies elsewhere."""
+    place = PurePosixPath(labels)
+    if place.is_absolute() or ".." in place.parts:
+        raise DataError(f"labels: {labels} is not a file below {path}, which is all that is watched: put it there")
+    return place.as_posix()
 
 
 def joined(table: Path, ids: list[str], others: list[str]) -> tuple[pa.Array, dict[str, pa.Array]]:
@@ -43,7 +52,7 @@ def _read(table: Path, names: list[str]) -> dict[str, pa.Array]:
         raise DataError(f"{table} is missing: a CSV or parquet file with the columns {', '.join(names)}")
     try:
         rows = _csv(table, names) if table.suffix.lower() == ".csv" else pq.read_table(table)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except DAMAGED as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{table} cannot be read ({reason[:SHOWN]}): save it as CSV in UTF-8, or as parquet") from error
     if absent := [name for name in names if rows.schema.names.count(name) != 1]:
@@ -64,6 +73,8 @@ def _csv(table: Path, names: list[str]) -> pa.Table:
 def text(column: pa.Array, what: str) -> pa.Array:
     """A column as text, null for the empty one; DataError, which says `what` it is, if it is no column of values."""
     try:
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
         texts = column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{what} holds {column.type}: it should be text or numbers") from error

@@ -117,8 +117,9 @@ class _Scan:
         try:
             said = {"label": content.decode().strip()} if suffix == "cls" else json.loads(content)
             pairs = ((name, said[name]) for name in self.texts if said.get(name) is not None)
-            return {name: intern(str(value)) for name, value in pairs if value != ""}
-        except (ValueError, AttributeError) as error:
+            texts = {name: str(value) for name, value in pairs if value not in ("", None) and value == value}  # no NaN
+            return {name: intern(text.encode().decode()) for name, text in texts.items()}
+        except (ValueError, AttributeError, RecursionError) as error:
             kind = "text" if suffix == "cls" else "mapping"
             raise DataError(f"{member.name} in {path} is no {kind} ({error}): write it anew") from None
 
@@ -145,17 +146,26 @@ def members(path: Path) -> Iterator[Member]:
             while (header := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # otherwise it keeps all of them
                 member = Member(header.name.removeprefix("./"), header.offset_data, header.size)
-                if header.isreg() and member.end > size:
+                _refuse_odd(header, path)
+                if header.isreg() and not member.offset <= member.end <= size:
                     break
                 last, end = member.name, member.end if header.isreg() else member.offset
                 if header.isreg():
                     yield member
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): copy it again") from error
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError, ValueError) as error:  # the last two of sizes that are none
         if not end:
             raise DataError(f"{path} is not an uncompressed tar file ({error}): unpack or replace it") from error
     _refuse_cut(path, last, end, size)
+
+
+def _refuse_odd(header: tarfile.TarInfo, path: Path) -> None:
+    """DataError for an image whose bytes do not stand one after the other behind its header."""
+    if (header.islnk() or header.issym()) and _parted(header.name)[1] in IMAGES:
+        raise DataError(f"{header.name} in {path} is a link: pack the files with `tar --hard-dereference -h`")
+    if header.issparse():
+        raise DataError(f"{header.name} in {path} is packed with holes: pack it without --sparse (-S)")
 
 
 def _refuse_cut(path: Path, last: str, end: int, size: int) -> None:

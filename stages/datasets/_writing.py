@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import tee
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,12 +20,13 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from stages.datasets._arriving import KEPT, Bad, Batch, Reading, arriving, batch, kept
+from stages.datasets._arriving import arriving
 from stages.datasets._images import Files, Images, Record
 from stages.datasets._ledger import Ledger
+from stages.datasets._reading import KEPT, Bad, Batch, Reading, batch, kept
 from stages.datasets._storage import SHARD, Place, shard_name
 
-FIRST, MOST, WORK = 8, 256, 0.02  # images that a process reads in one go, and the seconds that this is to take
+PIECE = 256  # images that are taken over, or put out of an array, in one go
 PAYS = 512  # new files from which on the second that other processes need to start is worth it
 HEAD = 128  # bytes before the pixels in a file of NumPy's format
 
@@ -59,25 +60,6 @@ def hexadecimal(digests: np.ndarray) -> pa.Array:
     text = binascii.hexlify(digests.tobytes())
     ends = np.arange(len(digests) + 1, dtype=np.int32) * (2 * digests.dtype.itemsize)
     return pa.StringArray.from_buffers(len(digests), pa.py_buffer(ends), pa.py_buffer(text))
-
-
-class Chunks:
-    """All rows, as many at a time as take a process WORK seconds: a stop is noticed soon, a kill loses little."""
-
-    def __init__(self, count: int) -> None:
-        self._count, self._size = count, FIRST
-
-    def __iter__(self) -> Iterator[range]:
-        row = 0
-        while row < self._count:
-            chunk = range(row, min(row + self._size, self._count))
-            yield chunk
-            row = chunk.stop
-
-    def learn(self, arrived: Batch) -> None:
-        """The next ones are as long as suits what these images took."""
-        images = len(arrived.lines) + len(arrived.bad)
-        self._size = int(min(max(images * WORK / arrived.seconds, 1), MOST))
 
 
 class Shards:
@@ -146,7 +128,7 @@ def write(
     scratch: what is there from earlier ingests and for later ones: see `_ledger`.
     near: whether the perceptual hash of each image is wanted.
     workers: processes that read files, of which none is started for a few.
-    check: called after each chunk, to stop.
+    check: called every moment, to stop.
     """
     files = images.pixels if isinstance(images.pixels, Files) else None
     reading = Reading(files.content, files.keep, files.stamp, near) if files else None
@@ -157,20 +139,21 @@ def write(
         found = ledger.find(images)
         with (
             closing(Shards(ledger.now, SHARD, encoded)) as shards,
-            (ledger.now / "kept.bin").open("wb", buffering=0) as journal,
+            (ledger.now / "kept.bin").open("wb") as journal,
             _bar(len(images)) as bar,
         ):
-            for chunk, arrived in _arrived(images, reading, ledger, found, near, workers):
+            for some, arrived in _arrived(images, reading, ledger, found, near, workers):
                 check()
-                bad |= {chunk[place]: image for place, image in arrived.bad.items()}
+                bad |= {some[place]: image for place, image in arrived.bad.items()}
                 here = slice(count, count + len(arrived.lines))
                 count = here.stop
-                rows[here] = np.delete(chunk, list(arrived.bad))
+                rows[here] = np.delete(some, list(arrived.bad))
                 lines[here] = arrived.lines
                 lines["shard"][here], lines["offset"][here] = shards.add(arrived).T
                 journal.write(lines[here].tobytes())
-                ledger.written(found[chunk.start : chunk.stop])
-                bar.update(len(chunk))
+                journal.flush()
+                ledger.written(found[some.start : some.stop])
+                bar.update(len(some))
         ledger.finish(folder)
     return Written(rows[:count], lines[:count], bad, encoded)
 
@@ -178,32 +161,36 @@ def write(
 def _arrived(
     images: Images, reading: Reading | None, ledger: Ledger, found: np.ndarray, near: bool, workers: int
 ) -> Iterator[tuple[range, Batch]]:
-    """What becomes of each image, a chunk of rows at a time."""
-    files, chunks = images.pixels, Chunks(len(images))
+    """What becomes of each image, some rows at a time."""
+    files = images.pixels
     if not isinstance(files, Files):
-        for chunk in chunks:
-            results = batch(kept(Record(files[row], None), near) for row in chunk)
-            chunks.learn(results)
-            yield chunk, results
+        for rows in _pieces(0, len(images)):
+            yield rows, batch(kept(Record(files[row], None), near) for row in rows)
         return
     assert reading is not None
-    new = found[:, 0] < 0
-    ahead, behind = tee(chunks)
-    wanted = ([(images.ids[row], files.items[row]) for row in chunk if new[row]] for chunk in ahead)
-    several = workers if new.sum() >= PAYS else 1
-    for arrived, chunk in zip(arriving(reading, wanted, several), behind, strict=True):
-        results = arrived
-        if not new[chunk].all():
+    new = np.flatnonzero(found[:, 0] < 0)
+    wanted = ((images.ids[row], files.items[row]) for row in map(int, new))
+    start = done = 0
+    for arrived in chain(arriving(reading, wanted, workers if len(new) >= PAYS else 1), [batch(())]):
+        done += arrived.files
+        end = int(new[done - 1]) + 1 if arrived.files else len(images)
+        if end - start == arrived.files > 0:
+            yield range(start, end), arrived
+        else:
             coming = arrived.each()
-            whole = (
-                next(coming)
-                if new[row]
-                else ledger.read(found[row]) or reading(images.ids[row], files.items[row])  # damaged: once more
-                for row in chunk
-            )
-            results = batch(whole, arrived.seconds)
-        chunks.learn(results)
-        yield chunk, results
+            for rows in _pieces(start, end):
+                whole = (
+                    next(coming)
+                    if found[row, 0] < 0
+                    else ledger.read(found[row]) or reading(images.ids[row], files.items[row])  # damaged: once more
+                    for row in rows
+                )
+                yield rows, batch(whole)
+        start = end
+
+
+def _pieces(start: int, end: int) -> list[range]:
+    return [range(row, min(row + PIECE, end)) for row in range(start, end, PIECE)]
 
 
 def _bar(count: int) -> tqdm:

@@ -9,7 +9,7 @@ With a table, a label added later changes no id, so no encoder is trained again 
 """
 
 from bisect import bisect_left
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.trail import removal
 from stages.datasets import _labels, _listing, _table
@@ -30,18 +30,17 @@ def load(*, path: str, store: Store, labels: str | None, group: _labels.Group, s
     columns = _labels.columns(group, split)
     if labels is None and columns:
         raise DataError(f"{path}: the column {columns[0]!r} has to stand in a table: say which by `labels`")
-    files = [file for file in _listing.listed(path) if file != labels]
+    table = None if labels is None else _table.inside(path, labels)
+    files = [file for file in _listing.listed(path) if file != table]
     if not files:
         raise DataError(f"{path} has no files: put the images there, or a link to them")
     ids = _listing.ids(files)
-    if labels is None:
+    if table is None:
         level = 1 + (split == "folders")
-        _refuse_empty(path, ids, level)
+        _refuse_empty(path, files, level)
         known = _labels.known(ids, _labels.folder_names(ids, level), {}, group, split, path)
     else:
-        _refuse_outside(path, labels)
-        table = Path(path, labels)
-        known = _labels.known(ids, *_table.joined(table, ids, columns), group, split, str(table))
+        known = _labels.known(ids, *_table.joined(Path(path, table), ids, columns), group, split, f"{path}/{table}")
     return Images(_listing.files(path, files, store), ids, *known)
 
 
@@ -50,11 +49,6 @@ def remove(ids: set[str], *, path: str, labels: str | None, **_: object) -> None
     if labels is not None:
         removal.rows(Path(path, labels), ids)
     removal.files(Path(path), ids)
-
-
-def _refuse_outside(path: str, labels: str) -> None:
-    if PurePosixPath(labels).is_absolute() or ".." in PurePosixPath(labels).parts:
-        raise DataError(f"labels: {labels} is not a file below {path}, which is all that is watched: put it there")
 
 
 def _refuse_empty(path: str, files: list[str], level: int) -> None:

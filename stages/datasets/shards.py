@@ -6,6 +6,7 @@ data/raw/tiles/0000.parquet   labels: null            a column of bytes, and the
                                                       0000.tar/000123.jpg,heron and 0000.parquet/000123,heron
 """
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from stages.datasets import _cells, _labels, _listing, _pieces, _table, _tar
 from stages.datasets._fitting import ShortSide, Store, fitted
 from stages.datasets._images import DataError, Images
 
-PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
+PACKED = re.compile(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz|zip|parquet\.[a-z0-9]+)$")
 
 
 def load(*, path: str, store: Store, labels: str | None, group: str | None, split: _labels.Own) -> Images:
@@ -36,7 +37,7 @@ def load(*, path: str, store: Store, labels: str | None, group: str | None, spli
     if labels is None:
         known = _labels.known(ids, scan.columns["label"], scan.columns, group, split, path)
     else:
-        table = Path(path, labels)
+        table = Path(path, _table.inside(path, labels))
         known = _labels.known(ids, *_table.joined(table, ids, columns), group, split, str(table))
     make = _cells.cells if part is _cells else _pieces.pieces
     paths = [Path(path, file) for file in files]
@@ -58,15 +59,16 @@ def remove(ids: set[str], *, path: str, labels: str | None, group: str | None, *
 
 def _shards(path: str, labels: str | None) -> list[str]:
     """The tar files, or the parquet files, below `path`; other files are passed over."""
-    files = [file for file in _listing.listed(path) if file != labels]
+    table = None if labels is None else _table.inside(path, labels)
+    files = [file for file in _listing.listed(path) if file != table]
     if closed := [file for file in files if file.endswith("/")]:
         raise DataError(f"{path}/{closed[0]} cannot be listed: let the user who runs the stage read it")
     kinds = {kind: [file for file in files if file.endswith(kind)] for kind in (".tar", ".parquet")}
     if all(kinds.values()):
         tar, parquet = (found[0] for found in kinds.values())
         raise DataError(f"{path} has tar and parquet files, {tar} and {parquet}: keep one kind there")
+    if packed := [file for file in files if PACKED.search(file)]:
+        raise DataError(f"{path}/{packed[0]} has to be unpacked first, as nobody can seek in it")
     if not any(kinds.values()):
-        packed = [file for file in files if file.endswith(PACKED)]
-        hint = f"; {packed[0]} has to be unpacked first, as nobody can seek in it" if packed else ""
-        raise DataError(f"{path} has no .tar or .parquet files{hint}")
+        raise DataError(f"{path} has no .tar or .parquet files")
     return kinds[".tar"] or kinds[".parquet"]

@@ -35,10 +35,6 @@ class Row:
         """Here or elsewhere: not a floor."""
         return self.trained or self.start is not None
 
-    def value(self, score: str, split: str) -> float | None:
-        """Mean of a score, None where the row has no such score."""
-        return self.scores[score][split]["mean"] if score in self.scores else None
-
 
 def make(
     results: Mapping[str, Any], uses: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Any], trained: set[str]

@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline import paths
-from pipeline.errors import MissingInput, ParamsError
+from pipeline.errors import MissingInput
+from pipeline.params import COMMANDS
 from pipeline.private import masked
 from stages.datasets._prepared import Prepared
 from stages.figures import _rows
 from stages.figures._rows import Row
 
 Curve = list[tuple[int, float]]  # (epoch, loss)
-Section = dict[str, Any]  # params.yaml: name -> block
+Blocks = dict[str, Any]  # a section of params.yaml: name -> block
 
 
 class Study:
@@ -27,17 +28,12 @@ class Study:
         self,
         name: str,
         private: bool,  # nothing of a single image may be shown: neither pixels nor its id nor a path
-        datasets: Section,
-        runs: Section,
-        evaluations: Section,
-        finetunes: Section,
-        selections: Section,
+        sections: dict[str, Blocks],
     ) -> None:
         self.name, self.private = name, private
-        sections = (datasets, runs, evaluations, finetunes, selections)
-        datasets, runs, evaluations, finetunes, selections = map(masked, sections) if private else sections
-        self.datasets, self.runs, self.evaluations, self.finetunes = datasets, runs, evaluations, finetunes
-        self.selections = selections
+        self.sections = masked(sections) if private else sections
+        self.datasets, self.runs = self.sections["datasets"], self.sections["runs"]
+        self.evaluations, self.finetunes = self.sections["evaluations"], self.sections["finetunes"]
 
     @cached_property
     def results(self) -> dict[str, dict[str, Any]]:
@@ -45,13 +41,7 @@ class Study:
         joined: dict[str, dict[str, Any]] = {}
         for name in self.evaluations:
             joined[name] = dict(_json(paths.scores(name), f"evaluate@{name}"))
-        for name, block in self.finetunes.items():
-            other = (self.finetunes | self.evaluations)[name]
-            if (block["run"], block["dataset"]) != (other["run"], other["dataset"]):
-                raise ParamsError(
-                    f"params.yaml: evaluations.{name} and finetunes.{name} are one row of the report, so they must "
-                    f"name the same run and dataset; rename one of them"
-                )
+        for name in self.finetunes:
             joined.setdefault(name, {}).update(_json(paths.finetunes(name), f"finetune@{name}"))
         return joined
 
@@ -92,15 +82,12 @@ class Study:
     @property
     def stages(self) -> list[str]:
         """Every stage but the report, in running order."""
-        commands = {
-            "prepare": self.datasets,
-            "pretrain": self.runs,
-            "embed": self.evaluations,
-            "evaluate": self.evaluations,
-            "finetune": self.finetunes,
-            "select": self.selections,
-        }
-        return [f"{command}@{name}" for command, section in commands.items() for name in section]
+        return [
+            f"{command}@{name}"
+            for section, commands in COMMANDS.items()
+            for command in commands
+            for name in self.sections[section]
+        ]
 
     def prepared(self, dataset: str) -> Prepared:
         return self._prepared.setdefault(dataset, Prepared(paths.dataset(dataset)))

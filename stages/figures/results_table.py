@@ -58,11 +58,14 @@ def draw(rows: Sequence[Row], budgets: Sequence[str]) -> str:
 
 
 def _repeats(rows: Sequence[Row]) -> str:
-    """How many values stand behind a mean: "1 to 3 seeds (fine-tuning: 9 label draws × seeds)"."""
+    """How many values stand behind a mean of the table: "1 to 3 seeds (fine-tuning: 9 label draws × seeds)"."""
 
     def span(tuned: bool) -> str:
         found = {
-            e["test"]["n"] for r in rows for score, e in r.scores.items() if score.startswith("finetune.") == tuned
+            entry["test"]["n"]
+            for row in rows
+            for score, entry in row.scores.items()
+            if (score.startswith("finetune.") if tuned else score in (*HEADLINE, *GEOMETRY))
         }
         return " to ".join(map(str, sorted({min(found), max(found)}))) if found else ""
 
@@ -139,7 +142,7 @@ def _spread(values: Mapping[str, Any], score: str) -> str:
     deviation = f"±{n.THIN}{show(values['std'])}" if values["n"] > 1 else ""
     low, high = values.get("interval", (None, None))
     interval = "" if low is None else f'<small title="95 % interval">{show(low)}–{show(high)}</small>'
-    each = "per seed: " + ", ".join(show(value) for value in values["values"])
+    each = "each: " + ", ".join(show(value) for value in values["values"])
     return f'<span title="{each}"><b>{show(values["mean"])}</b><span class="pm">{deviation}</span></span>{interval}'
 
 
@@ -172,12 +175,11 @@ def _line(row: Row, score: str, protocols: list[str]) -> str:
     )
 
 
-def _order(score: str) -> tuple[int, str, bool, str]:
-    """Probes first, then fine-tuning, then geometry; the headline score of a family first."""
+def _order(score: str) -> tuple[int, str, str, bool, str]:
+    """Probes first, kNN and linear before the others, then fine-tuning, then geometry; a family's headline first."""
     family, *rest = score.split(".")
-    families = ("knn", "linear", "finetune", "geometry")
-    place = families.index(family) if family in families else len(families)
-    return place, ".".join(rest[:-1]).rjust(20), rest[-1] != "top1", rest[-1]
+    place = {"knn": 0, "linear": 1, "finetune": 3, "geometry": 4}.get(family, 2)
+    return place, family, ".".join(rest[:-1]).rjust(20), rest[-1] != "top1", rest[-1]
 
 
 def _fold(summary: str, body: str) -> str:

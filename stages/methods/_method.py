@@ -8,8 +8,6 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import TrainingError
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -65,7 +63,8 @@ class Learner(nn.Module):
 class Method(Learner):
     """Trains `encoder` without being the encoder: what else it owns is thrown away, but for the projector."""
 
-    needs_labels: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False  # its run has to see them
+    trains: ClassVar[bool] = True
     starts: ClassVar[Literal["anyhow", "fresh", "from weights"]] = "anyhow"  # what `init` of its run may be
     views: ClassVar[int | range] = 2  # views of an image that forward expects; in a range the first two are the large
 
@@ -78,7 +77,5 @@ class Method(Learner):
 class Untrained(Method):
     """Has no loss: its run trains for 0 epochs and hands on the encoder as it started."""
 
+    trains = False
     views = 1
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        raise TrainingError(f"the method {type(self).__name__.lower()} is not trained: set its training.epochs to 0")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.repro import cores
+from pipeline.hardware import cores
 from stages.datasets._storage import Encoded, Packed, Stored
 from stages.views._operations import Pixels
 

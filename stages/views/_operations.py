@@ -231,7 +231,10 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     radius = kernel // 2
     if radius >= min(images.shape[2:]):
         sides = " × ".join(map(str, images.shape[2:]))
-        raise ParamsError(f"a blur kernel of {kernel} pixels reaches beyond what a view of {sides} can reflect")
+        raise ParamsError(
+            f"a blur kernel of {kernel} pixels reaches beyond what a view of {sides} can reflect: "
+            f"set it to {2 * min(images.shape[2:]) - 1} at most"
+        )
     distance = torch.arange(-radius, radius + 1, device=images.device)
     weights = (-0.5 * (distance / sigma[:, None].clamp_min(1e-3)) ** 2).exp()
     weights /= weights.sum(dim=1, keepdim=True)
