@@ -51,6 +51,7 @@ def check() -> None:
 
     params.check(params.read())
     print(f"params.yaml is fine: {len(graph.read())} stages")
+    print("".join(f"but a run would fail, {words}\n" for words in _obstacles()), end="")
 
 
 @app.command()
@@ -102,9 +103,24 @@ def run(
     from pipeline import graph
 
     graph.select(graph.read(), targets or [])  # a wrong name is refused before a server is started
+    if not targets and (found := _obstacles()):
+        raise Refusal("\n".join(found))
     from pipeline import flow
 
-    sys.exit(_interruptible(lambda: flow.run(targets or [], force=force)))
+    code = _interruptible(lambda: flow.run(targets or [], force=force))
+    if not code and not targets:
+        from pipeline import where
+
+        print(where.words(paths.root())[0])
+    sys.exit(code)
+
+
+def _obstacles() -> list[str]:
+    """Why a run of all stages would fail in the end, whatever is stale."""
+    from pipeline import doctor
+
+    findings = [*doctor.missing(paths.root()), *doctor.strangers(paths.root())]
+    return [f"{finding.what}: {finding.words}" for finding in findings if finding.state == "fault"]
 
 
 @app.command()
@@ -201,9 +217,10 @@ def register(
     name: Annotated[str | None, typer.Argument(help="An evaluation. Default: the best without labels.")] = None,
 ) -> None:
     """Register an evaluated encoder, as @candidate."""
-    from pipeline import registry
+    from pipeline import params, registry
 
-    print(f"version {registry.register(name)} is registered")
+    model, version = f"{params.read()['study']}-encoder", registry.register(name)
+    print(f"version {version} is registered: models:/{model}/{version}")
 
 
 @app.command()

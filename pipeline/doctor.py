@@ -85,6 +85,22 @@ def strangers(root: Path) -> Iterator[Finding]:
         yield Finding("data", "ok", "holds what the stages make and nothing else")
 
 
+def missing(root: Path) -> Iterator[Finding]:
+    """Files that a stage reads, that none makes and that are not there: images, weights."""
+    nodes = graph.read(root)
+    outs = {Path(out) for node in nodes for out in node.outs}
+    wanted: dict[str, str] = {}  # path → the first stage that reads it
+    for node in nodes:
+        for dep in node.deps:
+            if outs.isdisjoint({Path(dep), *Path(dep).parents}) and not (root / dep).exists():
+                wanted.setdefault(dep, node.name)
+    if wanted:
+        words = ", ".join(f"{path} for {stage}" for path, stage in wanted.items())
+        yield Finding("inputs", "fault", f"not there: {words}; put it there, or `contrail fetch` the data set")
+    else:
+        yield Finding("inputs", "ok", "what the stages read is there, or is made by others")
+
+
 def runs(root: Path) -> Iterator[Finding]:
     """Runs that the tracking store shows as running although their process is gone: they are closed here."""
     closed = tracking.reap(root, params.read(root / "params.yaml")["study"])
@@ -140,6 +156,7 @@ LOOKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "packages": ranges,
     "constraints.txt": pins,
     "dvc.lock": stale,
+    "inputs": missing,
     "data": strangers,
     "mlflow": runs,
     "remote": pushed,
@@ -173,7 +190,7 @@ def _installed(name: str) -> str:
 def _strange(folder: Path, outs: set[Path], unmanaged: set[Path]) -> Iterator[Path]:
     """The topmost paths in `folder` that neither are, nor hold, nor lie in one of `outs`."""
     for path in folder.iterdir() if folder.exists() else []:
-        if path in outs or path in unmanaged or path.name == ".gitignore":
+        if path in outs or path in unmanaged or path.name in (".gitignore", ".gitkeep"):
             continue
         if path.is_dir() and any(path in out.parents for out in outs):
             yield from _strange(path, outs, unmanaged)

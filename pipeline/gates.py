@@ -103,8 +103,11 @@ def beats_untrained(study: dict[str, Any], tags: dict[str, str]) -> Iterator[str
 def beats_champion(
     mlflow: Any, model: str, study: dict[str, Any], tags: dict[str, str], champion: Any
 ) -> Iterator[str]:
-    """Better than the champion in one accuracy and worse in none, judged on the same images by the same protocol."""
-    if champion is None:
+    """Better than the champion in one accuracy and worse in none, judged on the same images by the same protocol.
+
+    A champion that saw an image which was forgotten since is no bar: it has to be replaced.
+    """
+    if champion is None or FORGOTTEN in champion.tags:
         return
     name = f"version {champion.version}"
     if champion.tags.get("dvc.out_md5") == tags["dvc.out_md5"]:

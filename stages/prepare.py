@@ -103,6 +103,8 @@ def prepare(
     kept = stored(stage.out(paths.dataset(stage.item) / "images"))
     about = _summary.summary(files, written, kept) | {"duplicates": found.duplicates, "leaks": found.leaks}
     write_json(stage.out(paths.dataset(stage.item) / "summary.json"), about)
+    if written.bad:
+        print(f"{len(written.bad)} of {len(files)} files left out: {_summary.counted(written)}; see quarantine.csv")
     print("\n".join(describe(images, kept, found, groups, splits, pretrain_on, summary)), flush=True)
 
 

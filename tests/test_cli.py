@@ -240,6 +240,19 @@ def test_the_doctor_names_strangers_and_stale_entries(studies):
     assert (finding.state, "pretrain@b" in finding.words) == ("note", True)
 
 
+def test_what_stops_a_run_in_the_end_stops_it_at_the_start(studies):
+    """What nobody has put there, and results of a block that is gone: refused before any stage runs."""
+    [finding] = doctor.missing(studies)
+    assert finding.state == "ok"
+    (studies / "code").rename(studies / "other")
+    (studies / "data/encoders/old").write_text("")
+    answer = contrail(studies, "run")
+    assert answer.returncode == 1
+    first, second = answer.stderr.splitlines()
+    assert first == "error: inputs: not there: code for prepare@d; put it there, or `contrail fetch` the data set"
+    assert second == "data: no stage of this study makes these, remove them: data/encoders/old"
+
+
 def test_the_doctor_frees_no_space_that_is_needed(tmp_path, monkeypatch):
     """What it advises to remove are copies of failed quick runs and attempts before the newest, never DVC's cache."""
     monkeypatch.setattr(doctor, "LOW_DISK", float("inf"))

@@ -23,7 +23,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     params = write_study(300)
 
     def study(**changes: object) -> Study:
-        return Study("digits", **{**params, **changes})
+        given = {**params, **changes}
+        return Study("digits", bool(given.pop("private")), given)
 
     return SimpleNamespace(study=study, folder=Path("data/datasets/digits"))
 

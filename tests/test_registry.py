@@ -290,6 +290,15 @@ def test_an_encoder_worse_than_the_champion_is_refused(project):
         assert f"the champion, version 2, has {theirs:.4f} on the same images" in found
 
 
+def test_a_champion_whose_images_were_forgotten_is_no_bar(project):
+    """It has to go, so a worse one may follow it."""
+    registry.promote(2)
+    assert "the champion, version 2, has" in reasons(1)
+    client().set_model_version_tag("toy-encoder", "2", gates.FORGOTTEN, "saw 2 images forgotten on 2026-01-01")
+    assert registry.promote(1) == 1
+    assert named()["champion"] == 1
+
+
 def test_an_encoder_equal_to_the_champion_is_refused(project):
     """Other bytes with the same accuracies are no reason to change what others use."""
     registry.promote(2)

@@ -308,9 +308,11 @@ def test_a_table_finds_letters_that_are_composed_otherwise(tmp_path: Path) -> No
     ("lines", "sentence"),
     [
         (None, "labels.csv is missing: a CSV or parquet file with the columns file, label"),
-        (["name,kind", "cat/00.png,dry"], "needs one column 'file' beside file,label; it has the columns `name,kind`"),
+        (["name,kind", "cat/00.png,dry"], "needs one column 'file'; it has the columns `name,kind`."),
         (["file;label", "cat/00.png;dry"], "it has the columns `file;label`"),
         (["file,label,label", "cat/00.png,dry,wet"], "needs one column 'label'"),
+        (["file,lable", "cat/00.png,dry"], "it has the columns `file,lable`; did you mean 'lable'?"),
+        (["file;label", "cat/00.png;dry"], "needs one column 'file'; it has the columns `file;label`: save it with"),
         (
             ["file,label", "cat/00.png,dry", "cat/77.png,dry"],
             "line 3: there is no image 'cat/77.png' in .*'cat/00.png'",

@@ -42,22 +42,24 @@ def arriving(reading: Reading, files: Iterable[File], workers: int) -> Iterator[
     ahead: deque[tuple[list[File], Future[Batch]]] = deque()
     size = FIRST
 
-    def submitted(some: list[File]) -> tuple[list[File], Future[Batch]]:
+    def submitted(some: list[File]) -> list[tuple[list[File], Future[Batch]]]:
         with _without_main():
-            return some, pool.submit(_read, some)
+            parts = [some[start : start + size] for start in range(0, len(some), size)]
+            return [(part, pool.submit(_read, part)) for part in parts]
 
     try:
         while True:
             while len(ahead) <= 2 * workers and (some := list(islice(coming, size))):
-                ahead.append(submitted(some))
+                ahead += submitted(some)
             if not ahead:
                 return
             some, future = ahead.popleft()
             arrived = future.result()
             size = int(min(max(arrived.files * WORK / arrived.seconds, 1), MOST))
-            left = some[arrived.files :]  # these took longer than was thought
-            pieces = [left[start : start + size] for start in range(0, len(left), size)]
-            ahead.extendleft(reversed([submitted(piece) for piece in pieces]))
+            if left := some[arrived.files :]:  # they take longer than was thought: what waits behind them, too
+                behind, ahead = ahead, deque(submitted(left))
+                for some, future in behind:
+                    ahead += submitted(some) if future.cancel() else [(some, future)]
             yield arrived
     except BrokenProcessPool:
         raise DataError("a process that reads images was killed, most likely as memory ran out: free some") from None

@@ -29,12 +29,17 @@ def quarantine(path: Path, images: Images, written: Written) -> None:
         table.writerows((images.ids[row], bad.kind, bad.words) for row, bad in written.bad.items())
 
 
+def counted(written: Written) -> str:
+    """How many files of each kind were left out, the most frequent first."""
+    return ", ".join(f"{n} {kind}" for kind, n in Counter(bad.kind for bad in written.bad.values()).most_common())
+
+
 def require_usable(images: Images, written: Written, most: float, dataset: str, whole: Path) -> None:
     """DataError that lists files if more than the share `most` was left out, or all; `whole` has the whole list."""
     bad = written.bad
     if not bad or (len(bad) <= most * len(images) and len(written.rows)):
         return
-    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(each.kind for each in bad.values()).most_common())
+    kinds = counted(written)
     first = [f"  {images.ids[row]}: {each.kind}, {each.words}" for row, each in list(bad.items())[:NAMED]]
     allowed = f"more than the share of {most:g} that datasets.{dataset}.quality.bad allows"
     raise DataError(

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
+from pipeline.sentences import hinted
 from stages.datasets._images import DataError
 
 SHOWN = 120  # letters of a first line that a message quotes
@@ -57,7 +58,8 @@ def _read(table: Path, names: list[str]) -> dict[str, pa.Array]:
         raise DataError(f"{table} cannot be read ({reason[:SHOWN]}): save it as CSV in UTF-8, or as parquet") from error
     if absent := [name for name in names if rows.schema.names.count(name) != 1]:
         has = ",".join(rows.schema.names)[:SHOWN]
-        raise DataError(f"{table} needs one column {absent[0]!r} beside {','.join(names)}; it has the columns `{has}`")
+        hint = ": save it with commas" if ";" in has else hinted(absent[0], rows.schema.names)
+        raise DataError(f"{table} needs one column {absent[0]!r}; it has the columns `{has}`{hint}")
     return {name: text(rows[name].combine_chunks(), f"the column {name!r} of {table}") for name in names}
 
 

@@ -34,8 +34,9 @@ def section(study: Study) -> Section | None:
     for row in study.compared:
         at, _, predicted = study.predictions(row, "knn", [study.seed(row)])
         panels.append((row, project(study.features(row)[shown]), predicted[np.searchsorted(at, shown)]))
+    near = f"{perplexity(len(shown)):.3g}"
     caption = (
-        f"t-SNE of the features of {n.many(len(shown), 'test image')} (cosine, perplexity 30, first seed): what is "
+        f"t-SNE of the features of {n.many(len(shown), 'test image')} (cosine, perplexity {near}, first seed): what is "
         "near is similar, distances between groups mean nothing. Color and name are the true class."
     )
     if study.private:
@@ -46,13 +47,17 @@ def section(study: Study) -> Section | None:
     return Section("map", "Feature map", caption, body)
 
 
+def perplexity(images: int) -> float:
+    """About how many neighbors of an image t-SNE keeps near: fewer where there are few images."""
+    return min(30.0, (images - 1) / 3)
+
+
 def project(features: np.ndarray) -> np.ndarray:
     """Features (n, d) -> places (n, 2) in 0..1: t-SNE on unit vectors, started from PCA, always the same way."""
     from sklearn.manifold import TSNE
 
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    perplexity = min(30.0, (len(unit) - 1) / 3)
-    tsne = TSNE(init="pca", learning_rate="auto", perplexity=perplexity, random_state=0, n_jobs=1)
+    tsne = TSNE(init="pca", learning_rate="auto", perplexity=perplexity(len(unit)), random_state=0, n_jobs=1)
     places = tsne.fit_transform(unit.astype(np.float64))
     low, high = places.min(0), places.max(0)
     return (places - (low + high) / 2) / (high - low).max() + 0.5
