@@ -64,8 +64,10 @@ def plan(as_json: AsJson = False) -> None:
         print(json.dumps([asdict(step) for step in steps], indent=1))
         return
     _table([(step.stage, ACTIONS[step.action], _short(step.reasons)) for step in steps])
-    counts = [sum(step.action == action for step in steps) for action in ("run", "restore")]
-    print(f"{counts[0]} of {len(steps)} stages would run, {counts[1]} would come from the cache")
+    run, restored = sum(step.certain for step in steps), sum(step.action == "restore" for step in steps)
+    perhaps = sum(step.action == "run" for step in steps) - run
+    more = f", {perhaps} more perhaps" if perhaps else ""
+    print(f"{run} of {len(steps)} stages would run{more}, {restored} would come from the cache")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from pipeline import lock, repro
 from pipeline.errors import Refusal
 
 HERE = Path()
+IF = "if "  # how the reason of a stage begins that runs only then
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -59,6 +60,11 @@ class Step:
     action: Literal["nothing", "restore", "run"]
     reasons: list[str]
     key: str | None  # None: not known before an upstream stage has run
+
+    @property
+    def certain(self) -> bool:
+        """Whether it runs whatever comes out of the stages before it."""
+        return self.action == "run" and not self.reasons[0].startswith(IF)
 
 
 def _steadily(look: Callable[P, T]) -> Callable[P, T]:
@@ -173,7 +179,7 @@ def plan(root: Path = HERE) -> list[Step]:
         graph = _graph(repo)
         for stage in _ordered(graph):
             upstream = [other.name for other in graph.successors(stage)]
-            waits = [f"follows {name}" for name in upstream if steps[name].action == "run"]
+            waits = [f"{IF}{name} comes out differently" for name in upstream if steps[name].action == "run"]
             steps[stage.name] = _step(stage, entries.get(stage.name), waits, restored)
     return list(steps.values())
 
@@ -250,7 +256,8 @@ def _entry(stage: Any) -> dict[str, Any]:
 def _step(stage: Any, locked: dict[str, Any] | None, waits: list[str], restored: dict[str, Any]) -> Step:
     unknown = [why for dep in stage.deps if (why := _predict(dep, restored))]
     if waits or unknown:
-        return Step(stage.name, "run", waits or unknown, None)
+        own = [] if locked and unknown else lock.differences(locked, _entry(stage))
+        return Step(stage.name, "run", own or waits or unknown, None)
     key = lock.key(_entry(stage))
     reasons = lock.differences(locked, _entry(stage))
     same = locked is not None and lock.key(locked) == key

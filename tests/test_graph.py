@@ -145,13 +145,16 @@ def test_plan_of_a_finished_project_is_empty(finished):
 
 
 def test_plan_says_what_runs_and_why(project):
-    """An edit makes its stage run, with the old and the new value; what follows cannot be known yet."""
+    """An edit makes its stage run, with the old and the new value; what follows may, or has to for its own edit."""
     edit(project, "params.yaml", "rate: 0.1", "rate: 0.3")
     steps = {step.stage: step for step in graph.plan(project)}
     assert steps["pretrain@a"].action == "run"
     assert steps["pretrain@a"].reasons == ["runs.a.rate: 0.1 → 0.3"]
-    assert (steps["report"].action, steps["report"].reasons) == ("run", ["follows pretrain@a"])
-    assert steps["report"].key is None
+    assert (steps["report"].action, steps["report"].reasons) == ("run", ["if pretrain@a comes out differently"])
+    assert (steps["report"].key, steps["report"].certain) == (None, False)
+    edit(project, "params.yaml", "study: toy", "study: other")
+    [*_, report] = graph.plan(project)
+    assert (report.reasons, report.certain) == (["study: toy → other"], True)
     assert steps["pretrain@b"].action == "nothing"
 
 

@@ -8,7 +8,7 @@ from pipeline.gates import FORGOTTEN
 from pipeline.trail import history, marks
 from pipeline.trail.seen import Answer, Held, Trail
 
-SHOWN = 5  # images that are listed one by one
+SHOWN = 5  # images, and stages of other studies, that are listed one by one
 
 
 def facts(trail: Trail, client: Any) -> dict[str, Any]:
@@ -98,22 +98,23 @@ def _dataset_words(dataset: dict[str, Any]) -> Iterator[str]:
 
 
 def _unknown(found: dict[str, Any]) -> Iterator[str]:
-    """What cannot be said, the same reason in one line."""
+    """What cannot be said, in one line for each reason and place; of another study or commit not each by its name."""
     reasons = defaultdict(list)
     for run in found["runs"]:
         if run["saw"] is None:
-            reasons[run["why"]].append(f"pretrain@{run['run']}{_where(run)}")
+            reasons[run["why"], _where(run)].append(f"pretrain@{run['run']}")
     for finetune in found["finetunes"]:
-        name = f"finetune@{finetune['finetune']}{_where(finetune)}"
+        name, where = f"finetune@{finetune['finetune']}", _where(finetune)
         if finetune["budgets"] is None:
-            reasons["the lists of its labels are gone"].append(name)
+            reasons["the lists of its labels are gone", where].append(name)
         elif finetune["saw"] is None:
-            reasons[finetune["why"]].append(name)
+            reasons[finetune["why"], where].append(name)
     for version in found["versions"]:
         if version["saw"] is None:
-            reasons[version["why"]].append(f"{_name(version)}{_note(version)}")
-    for why, whose in reasons.items():
-        yield f"cannot be known: {', '.join(whose)}: {why}"
+            reasons[version["why"], ""].append(f"{_name(version)}{_note(version)}")
+    for (why, where), whose in reasons.items():
+        more = f" and {len(whose) - SHOWN} more" if where and len(whose) > SHOWN else ""
+        yield f"cannot be known: {', '.join(whose[:SHOWN] if more else whose)}{more}{where}: {why}"
     for remote, why in found["failed"].items():
         yield f"the remote {remote!r} was left out: {why}"
 
