@@ -86,7 +86,8 @@ def status(as_json: AsJson = False) -> None:
         "\n".join(line for name, change in changed.items() for line in words(name, change)), end="\n" if changed else ""
     )
     _table([(stage, _short(reasons)) for stage, reasons in found.items()])
-    print(f"{len(found)} stages are not up to date" if found else "everything is up to date")
+    some = f"{len(found)} stage{' is' if len(found) == 1 else 's are'} not up to date"
+    print(some if found else "everything is up to date")
 
 
 @app.command()

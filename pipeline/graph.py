@@ -161,13 +161,16 @@ def lock_entries(root: Path = HERE) -> list[LockEntry]:
 
 
 def status(root: Path = HERE) -> dict[str, list[str]]:
-    """What DVC finds changed, per stage; stages that are up to date are absent."""
+    """What DVC finds changed of each stage that is in dvc.lock; stages that are up to date are absent."""
     command = repro.dvc("--wait-for-lock", "status", "--json")
     process = subprocess.run(command, cwd=root, env=repro.environment(), capture_output=True, text=True, check=False)
     if process.returncode:
         raise StageError(" ".join(process.stderr.split()).removeprefix("ERROR: "))
-    found = json.loads(process.stdout)
-    return {name: [reason for item in items for reason in _reasons(item)] for name, items in found.items()}
+    found, locked = json.loads(process.stdout), lock.read(root)
+    return {
+        name: [reason for item in items for reason in _reasons(item)] if name in locked else ["has not run yet"]
+        for name, items in found.items()
+    }
 
 
 def plan(root: Path = HERE) -> list[Step]:

@@ -144,6 +144,12 @@ def test_plan_of_a_finished_project_is_empty(finished):
     ]
 
 
+def test_status_of_what_never_ran(project):
+    """Not a list of all that is new to it."""
+    (project / "dvc.lock").unlink()
+    assert graph.status(project) == {stage: ["has not run yet"] for stage in STAGES}
+
+
 def test_plan_says_what_runs_and_why(project):
     """An edit makes its stage run, with the old and the new value; what follows may, or has to for its own edit."""
     edit(project, "params.yaml", "rate: 0.1", "rate: 0.3")

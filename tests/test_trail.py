@@ -485,7 +485,10 @@ def test_nothing_happens_without_agreement(root: Path) -> None:
     lines = forget.forget(root, [name(TRAIN)], [], None, lambda amounts: bool(asked_for.append(amounts)))
     assert list(lines) == ["nothing was removed"]
     assert holders(root.parent, [TRAIN]) == before
-    assert asked_for[0].startswith("1 image(s); 1 file(s) of the data set small, P3/scan-0013.png; 1 file(s)")
+    assert asked_for[0].startswith(
+        "1 image(s), with all files of the same pixels, of other groups, too; "
+        "1 file(s) of the data set small, P3/scan-0013.png; 1 file(s)"
+    )
 
 
 def test_an_image_that_nobody_knows_is_refused(root: Path) -> None:

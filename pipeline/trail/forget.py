@@ -109,7 +109,7 @@ def _parted(name: str) -> tuple[str, str]:
 
 def _amounts(plan: Plan, objects: Store) -> Iterator[str]:
     """What would be removed and noted."""
-    yield f"{len(plan.images)} image(s)"
+    yield f"{len(plan.images)} image(s), with all files of the same pixels, of other groups, too"
     for dataset, ids in plan.files.items():
         yield f"{len(ids)} file(s) of the data set {dataset}, {', '.join(ids[:3])}{', …' if ids[3:] else ''}"
     for place in objects.places:
