@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -64,10 +65,10 @@ def plan(as_json: AsJson = False) -> None:
         print(json.dumps([asdict(step) for step in steps], indent=1))
         return
     _table([(step.stage, ACTIONS[step.action], _short(step.reasons)) for step in steps])
-    run, restored = sum(step.certain for step in steps), sum(step.action == "restore" for step in steps)
-    perhaps = sum(step.action == "run" for step in steps) - run
-    more = f", {perhaps} more perhaps" if perhaps else ""
-    print(f"{run} of {len(steps)} stages would run{more}, {restored} would come from the cache")
+    counts = Counter((step.action, step.certain) for step in steps)
+    more = f", {perhaps} more perhaps" if (perhaps := counts["run", False]) else ""
+    restored = counts["restore", True]
+    print(f"{counts['run', True]} of {len(steps)} stages would run{more}, {restored} would come from the cache")
 
 
 @app.command()

@@ -22,7 +22,6 @@ from pipeline import lock, repro
 from pipeline.errors import Refusal
 
 HERE = Path()
-IF = "if "  # how the reason of a stage begins that runs only then
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -60,11 +59,7 @@ class Step:
     action: Literal["nothing", "restore", "run"]
     reasons: list[str]
     key: str | None  # None: not known before an upstream stage has run
-
-    @property
-    def certain(self) -> bool:
-        """Whether it runs whatever comes out of the stages before it."""
-        return self.action == "run" and not self.reasons[0].startswith(IF)
+    certain: bool  # False: what comes out of the stages before it decides
 
 
 def _steadily(look: Callable[P, T]) -> Callable[P, T]:
@@ -182,7 +177,7 @@ def plan(root: Path = HERE) -> list[Step]:
         graph = _graph(repo)
         for stage in _ordered(graph):
             upstream = [other.name for other in graph.successors(stage)]
-            waits = [f"{IF}{name} comes out differently" for name in upstream if steps[name].action == "run"]
+            waits = [f"if {name} comes out differently" for name in upstream if steps[name].action == "run"]
             steps[stage.name] = _step(stage, entries.get(stage.name), waits, restored)
     return list(steps.values())
 
@@ -260,18 +255,18 @@ def _step(stage: Any, locked: dict[str, Any] | None, waits: list[str], restored:
     unknown = [why for dep in stage.deps if (why := _predict(dep, restored))]
     if waits or unknown:
         own = [] if locked and unknown else lock.differences(locked, _entry(stage))
-        return Step(stage.name, "run", own or waits or unknown, None)
+        return Step(stage.name, "run", own or waits or unknown, None, certain=bool(own))
     key = lock.key(_entry(stage))
     reasons = lock.differences(locked, _entry(stage))
     same = locked is not None and lock.key(locked) == key
     if same:
         reasons += [f"{path} {how}" for out in stage.outs for path, how in out.workspace_status().items()]
     if not reasons:
-        return Step(stage.name, "nothing", [], key)
+        return Step(stage.name, "nothing", [], key, certain=True)
     if cached := _cached(stage, locked if same else _remembered(stage, key)):
         restored |= {out.def_path: out for out in cached.outs}
-        return Step(stage.name, "restore", reasons, key)
-    return Step(stage.name, "run", reasons, key)
+        return Step(stage.name, "restore", reasons, key, certain=True)
+    return Step(stage.name, "run", reasons, key, certain=True)
 
 
 def _predict(dep: Any, restored: dict[str, Any]) -> str | None:

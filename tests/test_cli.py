@@ -253,6 +253,15 @@ def test_what_stops_a_run_in_the_end_stops_it_at_the_start(studies):
     assert second == "data: no stage of this study makes these, remove them: data/encoders/old"
 
 
+def test_check_says_what_would_stop_a_run(monkeypatch, capsys):
+    """The file may be right and a run fail all the same."""
+    monkeypatch.setattr(cli, "_obstacles", lambda: ["inputs: not there: x"])
+    cli.check()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("params.yaml is fine: ")
+    assert second == "but a run would fail, inputs: not there: x"
+
+
 def test_the_doctor_frees_no_space_that_is_needed(tmp_path, monkeypatch):
     """What it advises to remove are copies of failed quick runs and attempts before the newest, never DVC's cache."""
     monkeypatch.setattr(doctor, "LOW_DISK", float("inf"))

@@ -335,6 +335,14 @@ def test_wrong_columns_are_named(tmp_path: Path, columns: dict, sentence: str) -
         shards.load(path=str(tmp_path), **BARE)
 
 
+def test_two_columns_of_a_name_are_refused(tmp_path: Path) -> None:
+    """Nobody knows which of them is the label."""
+    rows = pa.Table.from_arrays([pa.array([png(1)]), pa.array(["a"]), pa.array(["b"])], ["image", "label", "label"])
+    pq.write_table(rows, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"the column 'label' of .*a.parquet cannot be read: there are two"):
+        shards.load(path=str(tmp_path), **BARE)
+
+
 def test_a_row_without_bytes_is_unusable(tmp_path: Path) -> None:
     """So is one whose bytes are no image; the others are read."""
     pq.write_table(pa.table({"image": [png(1), None, b"text"]}), tmp_path / "a.parquet")

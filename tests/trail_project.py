@@ -6,8 +6,10 @@ weights of `simclr`.
 """
 
 import csv
+import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,9 @@ import numpy as np
 from PIL import Image
 from toy_project import commit, run
 
-from pipeline import repro
+from pipeline import params, repro
+from pipeline.trail import sources
+from pipeline.trail.seen import Wanted
 
 WORK = (Path(__file__).parent / "trail_stages.py").read_text()
 DAG = """\
@@ -137,10 +141,19 @@ IGNORED = ".scratch\n.mlflow\n__pycache__\ndata/raw\n" + "".join(
     for name in ("classifiers", "datasets", "encoders", "exports", "features", "predictions", "receipts", "report")
 )
 
+TRAIN = 13  # of patient 3: train, granted by the budget's seed 1
+TEST = 1  # of patient 0: in test, and among the images that an export shows itself
+LATE = 99  # came after the first commit
+
 
 def image(number: int) -> np.ndarray:
     """The pixels of one of the images, uint8 (8, 8, 3), unlike all others."""
     return np.random.default_rng(1000 + number).integers(0, 256, (8, 8, 3), np.uint8)
+
+
+def digest(pixels: np.ndarray) -> str:
+    """The sha256 by which an image is known: of shape and pixels."""
+    return hashlib.sha256(np.array(pixels.shape, "<i8").tobytes() + pixels.tobytes()).hexdigest()
 
 
 def png(number: int) -> bytes:
@@ -190,3 +203,29 @@ def work(root: Path) -> None:
 def dvc(root: Path, *command: str) -> str:
     """What DVC prints."""
     return run("env", f"PATH={repro.environment()['PATH']}", *repro.dvc(*command), cwd=root)
+
+
+def finished(root: Path) -> Path:
+    """The project, run and committed; then one more image in `small`, prepared, committed and pushed."""
+    make(root)
+    work(root)
+    dvc(root, "push", "--quiet")
+    Image.fromarray(image(LATE)).save(root / SCANS / "P9" / "scan-0099.png")
+    with (root / SCANS / "labels.csv").open("a") as lines:
+        lines.write("P9/scan-0099.png,0,P9\n")
+    dvc(root, "repro", "--quiet", "prepare@small")
+    commit(root)
+    dvc(root, "push", "--quiet", "--run-cache")
+    return root
+
+
+def copied(made: Path, folder: Path) -> Path:
+    """A copy in `folder` that a test may change; its remote is the folder `shelf` beside it."""
+    shutil.copytree(made.parent, folder, symlinks=True)
+    return folder / "project"
+
+
+def asked(*images: str, groups: tuple[str, ...] = ()) -> Wanted:
+    """What `trace` and `forget` look for, of the project in the current directory."""
+    held = [sources.Source(item, block) for item, block in params.read()["datasets"].items()]
+    return sources.asked(held, images, groups, None)
