@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from trail_project import SCANS, TEST, TRAIN, asked, copied, digest, dvc, finished, image, name, png
+from trail_project import SCANS, TEST, TRAIN, asked, copied, digest, dvc, finished, forgotten, holders, image, name, png
 from typer.testing import CliRunner
 
 from pipeline import cli, lock, params, store
@@ -33,24 +33,6 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CONTRAIL_TRACKING", "off")
     monkeypatch.chdir(copied(made, tmp_path / "copy"))
     return Path.cwd()
-
-
-def forgotten(root: Path, *images: str, groups: tuple[str, ...] = (), dataset: str | None = None) -> list[str]:
-    return list(forget.forget(root, list(images), list(groups), dataset, lambda amounts: True))
-
-
-def holders(folder: Path, numbers: list[int]) -> list[str]:
-    """The files below a folder that hold an image's pixels, its file's content, its id or its features."""
-    parts = [image(number).tobytes() for number in numbers] + [png(number) for number in numbers]
-    parts += [image(number).reshape(-1)[::5].astype(np.float32).tobytes() for number in numbers]
-    ids = {name(number) for number in numbers} | {digest(image(number)) for number in numbers}
-    return [str(path) for path in sorted(folder.rglob("*")) if path.is_file() and _holds(path.read_bytes(), parts, ids)]
-
-
-def _holds(content: bytes, parts: list[bytes], ids: set[str]) -> bool:
-    if content.startswith(b"PAR1"):
-        return any(not ids.isdisjoint(column.to_pylist()) for column in pq.read_table(io.BytesIO(content)).columns)
-    return any(part in content for part in parts) or any(text.encode() in content for text in ids)
 
 
 @pytest.mark.parametrize("number", [TRAIN, TEST])

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 import trail_project
 from ruamel.yaml import YAML
-from test_trail import TRAIN, forgotten, holders
 from toy_project import run
-from trail_project import dvc, name
+from trail_project import TRAIN, dvc, forgotten, holders, name
 
 from pipeline import doctor, lock, store
 

@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 from toy_project import commit, run
 
 from pipeline import params, repro
-from pipeline.trail import sources
+from pipeline.trail import forget, sources
 from pipeline.trail.seen import Wanted
 
 WORK = (Path(__file__).parent / "trail_stages.py").read_text()
@@ -229,3 +230,22 @@ def asked(*images: str, groups: tuple[str, ...] = ()) -> Wanted:
     """What `trace` and `forget` look for, of the project in the current directory."""
     held = [sources.Source(item, block) for item, block in params.read()["datasets"].items()]
     return sources.asked(held, images, groups, None)
+
+
+def forgotten(root: Path, *images: str, groups: tuple[str, ...] = (), dataset: str | None = None) -> list[str]:
+    """What `forget` says of a run without a question."""
+    return list(forget.forget(root, list(images), list(groups), dataset, lambda amounts: True))
+
+
+def holders(folder: Path, numbers: list[int]) -> list[str]:
+    """The files below a folder that hold an image's pixels, its file's content, its id or its features."""
+    parts = [image(number).tobytes() for number in numbers] + [png(number) for number in numbers]
+    parts += [image(number).reshape(-1)[::5].astype(np.float32).tobytes() for number in numbers]
+    ids = {name(number) for number in numbers} | {digest(image(number)) for number in numbers}
+    return [str(path) for path in sorted(folder.rglob("*")) if path.is_file() and _holds(path.read_bytes(), parts, ids)]
+
+
+def _holds(content: bytes, parts: list[bytes], ids: set[str]) -> bool:
+    if content.startswith(b"PAR1"):
+        return any(not ids.isdisjoint(column.to_pylist()) for column in pq.read_table(io.BytesIO(content)).columns)
+    return any(part in content for part in parts) or any(text.encode() in content for text in ids)
