@@ -1,5 +1,6 @@
 """A small params.yaml that is right, for tests to spoil, and the sentence with which it is refused then."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 
 from pipeline import params
 from pipeline.errors import ParamsError
+
+ROOT = Path(__file__).resolve().parent.parent
 
 STUDY = """
 study: small
@@ -97,3 +100,12 @@ def refused(values: dict[str, Any]) -> str:
     assert "\n" not in sentence
     assert not [word for word in JARGON if word in sentence.lower()]
     return sentence
+
+
+def planned(folder: Path, study: dict[str, Any]) -> Path:
+    """The graph of a study, without its code and data."""
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    (folder / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    (folder / "params.yaml").write_text(json.dumps(study))
+    return folder

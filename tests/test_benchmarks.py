@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_layout import UNNEEDED
+from hidden_packages import UNNEEDED
 
 from benchmarks import _paired, _results, gpu, interruptions
 from benchmarks.__main__ import CLAIMS

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from prepared_data import prepared
 from scipy.fft import dctn
-from test_prepare import prepared
 
 from stages.datasets import _perceptual
 from stages.datasets._duplicates import Components, Examples, Findings, find, warnings

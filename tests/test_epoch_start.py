@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import SGD, Host, make_views, same
 from torch import Tensor, nn
+from training_cases import SGD, Host, make_views, same
 
 from pipeline.errors import Stopped
 from stages.datasets._storage import Packed

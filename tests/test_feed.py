@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_storage import keep, noise, record
+from stored_images import keep, noise, record
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 

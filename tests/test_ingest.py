@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from test_prepare import paint
+from prepared_data import paint
 
 from pipeline import paths, scratch
 from stages.datasets import _arriving, _ledger, _reading, _writing, digits, folder

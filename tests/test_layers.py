@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from encoder_cases import SIDE, images, leave, network
+from probe_tables import make_table
 from safetensors.torch import load_file, save_file
-from test_probes import make_table
 
 from pipeline import plugins
 from pipeline.errors import MissingInput, Refusal

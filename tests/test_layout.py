@@ -5,7 +5,6 @@ Each law is read from the sources, so a file that breaks it fails here by its na
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hidden_packages import UNNEEDED, imported_without
 from ruamel.yaml import YAML
 
 from pipeline import graph, lock, params, plugins
@@ -49,8 +49,6 @@ HEAVY = {
     "prefect",
 }
 HEAVY_MODULES = {"pipeline.serving", "pipeline.flow", "pipeline.deploy"}
-# what a training machine need not have
-UNNEEDED = {"mlflow", "dvc", "dvc_data", "prefect", "fastapi", "pandas", "sklearn", "jinja2", "matplotlib", "typer"}
 # a stage that names a kind of plug-in without depending on its code
 FREE = dict.fromkeys(
     [("embed", "encoders"), ("finetune", "encoders")], "the network's source comes with the run, as data"
@@ -182,31 +180,6 @@ def test_packages_are_empty(file: str) -> None:
     """`__init__.py` holds at most a docstring: it is imported with everything and listed in no deps."""
     body = tree(file).body
     assert not body or (len(body) == 1 and ast.get_docstring(tree(file)))
-
-
-HIDE = """
-import importlib, sys
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in set(sys.argv[1].split(",")):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Hidden())
-failed = []
-for module in sys.argv[2].split(","):
-    try:
-        importlib.import_module(module)
-    except Exception as error:
-        failed.append(f"{module}: {type(error).__name__}: {error}")
-print("\\n".join(failed))
-"""
-
-
-def imported_without(packages: set[str], modules: list[str]) -> str:
-    """What fails when a fresh interpreter without `packages` imports `modules`; empty if nothing does."""
-    command = [sys.executable, "-c", HIDE, ",".join(sorted(packages)), ",".join(modules)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_a_training_machine_needs_no_tracker_and_no_orchestrator() -> None:
@@ -399,7 +372,19 @@ def test_git_keeps_numbers_and_dvc_the_rest(command: str) -> None:
         assert next(iter(entry.values()))["cache"] is False
 
 
-# ---- size and names
+# ---- size, names, tests
+
+
+def test_no_test_file_needs_another() -> None:
+    """What several test files need lives in a file without tests, so that any of them can be moved or split."""
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    taken = [
+        (file.name, module)
+        for file in tests
+        for module in imports(f"tests/{file.name}")
+        if module in {t.stem for t in tests}
+    ]
+    assert taken == []
 
 
 @pytest.mark.parametrize("file", SOURCES)

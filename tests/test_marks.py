@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow.store.entities import PagedList
+from registry_project import write_data, write_evaluation, write_params
 from safetensors.numpy import load_file
-from test_registry import write_data, write_evaluation, write_params
 
 from pipeline import gates, lock, paths, registry, tracking
 from pipeline.trail import forget, history, marks

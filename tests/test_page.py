@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_study import ROWS, write_study
+from made_study import ROWS, Stage, write_study
 from PIL import Image
-from test_report import Stage
 
 from stages.report import report
 

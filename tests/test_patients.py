@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
-from test_pipeline import Study
+from study_copy import Study
 
 from pipeline import params, quick
 from stages.datasets._prepared import Prepared

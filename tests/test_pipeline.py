@@ -14,8 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jsonschema
@@ -23,72 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ruamel.yaml import YAML
+from study_copy import Study
 
-from pipeline import graph, params, quick
+from pipeline import params, quick
 
 STAGES = {"prepare@digits", "pretrain@simclr", "pretrain@supervised", "pretrain@random", "report"} | {
     f"{stage}@{row}" for stage in ("embed", "evaluate") for row in ("simclr", "supervised", "random")
 }
 STAGES |= {"finetune@simclr", "finetune@random"}
-
-
-class Study:
-    """A small study in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        binaries = str(Path(sys.executable).parent)
-        self.environment = os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-        self.environment.pop("MLFLOW_TRACKING_URI", None)
-
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command, cwd=self.folder, env=self.environment | environment, capture_output=True, text=True, check=False
-        )
-
-    def repro(self, *arguments: str, **environment: str) -> str:
-        done = self.run("dvc", "repro", *arguments, **environment)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    @property
-    def lock(self) -> dict:
-        return YAML(typ="safe").load(self.folder / "dvc.lock")["stages"]
-
-    @property
-    def stale(self) -> set[str]:
-        return set(json.loads(self.run("dvc", "status", "--json").stdout))
-
-    @contextmanager
-    def edited(self, path: str, text: str) -> Iterator[None]:
-        """Another content of a file, then the old one again."""
-        file = self.folder / path
-        before = file.read_text()
-        file.write_text(text)
-        try:
-            yield
-        finally:
-            file.write_text(before)
-
-    def downstream(self, stage: str) -> set[str]:
-        """The stage, and all that need its outputs."""
-        found = {stage}
-        for node in graph.read(self.folder):
-            if found & set(node.upstream):
-                found.add(node.name)
-        return found
 
 
 def small(values: dict) -> dict:

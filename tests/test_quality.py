@@ -26,7 +26,7 @@ from bad_files import pixels, saved
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_prepare import contents, prepared
+from prepared_data import contents, prepared
 
 from stages.datasets import _decoding, _writing, folder
 from stages.datasets._decoding import Kind, Treatment, Unusable, format_of, misnamed, opened

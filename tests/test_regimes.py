@@ -18,11 +18,10 @@ import pydantic
 import pytest
 import torch
 from objective_cases import SETTINGS, objective
-from params_study import FINETUNE, STUDY, put, refused, written
+from params_study import FINETUNE, STUDY, planned, put, refused, written
 from safetensors.torch import load_file
-from test_training import Host
-from test_warm_start import project
 from torch import Tensor, nn
+from training_cases import Host
 
 from pipeline import graph, plugins
 from pipeline.errors import ParamsError, Stopped
@@ -520,7 +519,7 @@ def test_a_teacher_has_learned_the_same(study: dict[str, Any]) -> None:
 
 def test_a_teacher_is_tuned_first(study: dict[str, Any], tmp_path: Path) -> None:
     """The pupil's stage depends on what the teacher's leaves, and of the other stages only the report."""
-    folder = project(tmp_path / "project", study)
+    folder = planned(tmp_path / "project", study)
     nodes = {node.name: node for node in graph.read(folder)}
     assert "finetune@tuned" in nodes["finetune@pupil"].upstream
     assert [name for name, node in nodes.items() if "finetune@tuned" in node.upstream] == ["finetune@pupil", "report"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+from probe_tables import digits_table, make_table
 from sklearn.metrics import average_precision_score
-from test_probes import digits, make_table
 from torch import Tensor
 
 from pipeline.errors import Refusal
@@ -17,7 +17,10 @@ from stages.evaluate import judge
 from stages.probes import retrieval
 from stages.probes._table import JUDGED, Table
 
-__all__ = ["digits"]  # a fixture of the other probes
+
+@pytest.fixture(scope="module")
+def digits() -> Table:
+    return digits_table()
 
 
 def angles(*degrees: float) -> Tensor:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+from training_cases import SGD, Host, make_views, same
 
 from pipeline.errors import Stopped, TrainingError
 from pipeline.params import ParamsError, arguments
@@ -27,32 +28,11 @@ from stages.pretrain import compile_encoder
 from stages.training import guards, loop, monitor
 from stages.training.checkpoints import Checkpoints
 from stages.training.loop import Images, Plan, Trainer, Training
-from stages.training.optimizers import LARS, AdamW, Lars, Optimizer, Sgd, make_optimizer
+from stages.training.optimizers import LARS, AdamW, Lars, Optimizer, make_optimizer
 from stages.training.randomness import seeded, shuffled
 from stages.training.schedules import warmup_cosine
-from stages.views._operations import Pixels
 
-SGD = Sgd(name="sgd", learning_rate=0.1, momentum=0.9, nesterov=False, weight_decay=0.01)
 ADAMW = AdamW(name="adamw", learning_rate=0.1, betas=(0.9, 0.999), weight_decay=0.05)
-
-
-class Host:
-    """Stands in for the stage: asks the training to stop after each of the given numbers of checks."""
-
-    def __init__(self, *stops: int) -> None:
-        self.stops, self.checks, self.logged = set(stops), 0, []
-
-    @property
-    def stopping(self) -> bool:
-        return self.checks + 1 in self.stops
-
-    def check(self) -> None:
-        self.checks += 1
-        if self.checks in self.stops:
-            raise Stopped(15)
-
-    def log(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.logged.append((step, metrics))
 
 
 class Noisy(Learner):
@@ -77,10 +57,6 @@ class Noisy(Learner):
 
     def after_step(self, progress: float) -> None:
         self.progress = progress
-
-
-def make_views(images: Pixels, source) -> list[Tensor]:
-    return [images.values.permute(0, 3, 1, 2).float() / 255 + source.view(0).uniform(0, 0.1)[:, None, None, None]]
 
 
 def trainer(
@@ -115,10 +91,6 @@ def trained(folder: Path, *stops: int, **options) -> tuple[dict[str, Tensor], li
         run = trainer(folder, Host(), **options)
         curves = run.run()
     return run.method.state_dict(), curves
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_lars_is_the_published_update() -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torchvision
 from encoder_cases import SETTINGS, SIDE, images, leave, network, specify
+from params_study import planned
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -241,24 +242,15 @@ def test_an_encoder_of_one_size_gets_images_of_that_size(study: dict[str, Any]) 
     params.check(study)
 
 
-def project(folder: Path, study: dict[str, Any]) -> Path:
-    """The graph of a study, without its code and data."""
-    (folder / ".dvc").mkdir(parents=True)
-    (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
-    (folder / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
-    (folder / "params.yaml").write_text(json.dumps(study))
-    return folder
-
-
 def test_a_run_that_starts_from_another_follows_it(study: dict[str, Any], tmp_path: Path) -> None:
     """DVC trains the other run first; a run cannot start from itself."""
     weights = "data/encoders/simclr/seed-0/encoder.safetensors"
-    nodes = {node.name: node for node in graph.read(project(tmp_path / "chain", imported(study, init=weights)))}
+    nodes = {node.name: node for node in graph.read(planned(tmp_path / "chain", imported(study, init=weights)))}
     assert set(nodes["pretrain@random"].upstream) == {"prepare@digits", "pretrain@simclr"}
     assert weights in nodes["pretrain@random"].deps
     study["runs"]["simclr"]["init"] = weights
     with pytest.raises(graph.StageError, match="both a dependency and an output in stage: pretrain@simclr"):
-        graph.read(project(tmp_path / "circle", study))
+        graph.read(planned(tmp_path / "circle", study))
 
 
 # ---- what a run makes of it
