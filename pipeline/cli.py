@@ -154,6 +154,7 @@ def use(
         raise Refusal(f"{given[0]} belongs to `contrail use folder --path DIR`, which makes a study of your own images")
     stale = recipes.use(recipe, paths.root())
     print(f"{recipe} is the current study.")
+    print("".join(f"{words}\n" for words in _obstacles()), end="")
     if stale:
         print(f"{len(stale)} stages are not up to date, `contrail plan` says why. Next: `dvc repro` or `contrail run`.")
     else:

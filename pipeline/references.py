@@ -31,6 +31,9 @@ def check(params: dict[str, Any]) -> None:
             for budget in block.get("budgets", []):
                 _exists(f"{where}.budgets", budget, params["datasets"][block["dataset"]]["budgets"])
             for probe, values in block.get("probes", {}).items():
+                if values.get("name", probe) == "layers" and not block["taps"]:
+                    text = f"the probe {probe} judges what every layer gives, so this must be true"
+                    raise BlockError(Problem((), text)).at(f"{where}.taps")
                 if "budget" in values:
                     budgets = params["datasets"][block["dataset"]]["budgets"]
                     _exists(f"{where}.probes.{probe}.budget", values["budget"], budgets)

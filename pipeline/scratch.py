@@ -70,10 +70,13 @@ class Scratch:
 
     def _difference(self, identity: dict[str, Any]) -> str | None:
         """Why an earlier unfinished execution of the stage cannot be resumed."""
-        others = sorted(self.folder.parent.glob("*/identity.json"), key=lambda p: p.stat().st_mtime)
+        others = [
+            mark for mark in self.folder.parent.glob("*/identity.json") if not mark.with_name("finished").exists()
+        ]
         if not others:
             return None
-        before, now = (_flat(what) for what in (json.loads(others[-1].read_text()), identity))
+        last = max(others, key=lambda mark: mark.stat().st_mtime)
+        before, now = _flat(json.loads(last.read_text())), _flat(identity)
         changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
         return ", ".join(sorted(changed - {"key"}))
 

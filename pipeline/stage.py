@@ -130,7 +130,7 @@ class Stage:
             )
 
     def listen(self) -> None:
-        """SIGTERM and SIGINT stop the stage: at once, or where it is patient at its next `check`."""
+        """SIGTERM and SIGINT stop the stage: where it is patient at its next `check`; a second SIGINT at once."""
         signal.signal(signal.SIGTERM, self._note)
         signal.signal(signal.SIGINT, self._note)
 
@@ -192,6 +192,9 @@ def run(function: Callable[..., None]) -> None:
     except Stopped as stopped:
         print(f"{name} stopped; `dvc repro {name}` goes on from here", flush=True)
         sys.exit(128 + int(str(stopped)))
+    except KeyboardInterrupt:
+        print(f"{name} stopped at once; `dvc repro {name}` goes on from the last state that it kept", flush=True)
+        sys.exit(128 + signal.SIGINT)
 
 
 def follow(function: Callable[..., None], name: str) -> None:
@@ -240,7 +243,7 @@ def execute(function: Callable[..., None], name: str) -> None:
             scratch.finish()
         _hand_over(stage, scratch, node, inputs)
         status = "FINISHED"
-    except Stopped:
+    except (Stopped, KeyboardInterrupt):
         status = "KILLED"
         raise
     finally:

@@ -55,6 +55,15 @@ def test_weights_of_another_run_exist(study: dict[str, Any], init: str, says: st
     assert sentence == f"params.yaml: runs.lars.init: {says}"
 
 
+def test_the_layers_probe_needs_every_layer(study: dict[str, Any]) -> None:
+    """Under whatever key it stands."""
+    probe = {"penalties": {"low": 1e-3, "high": 1.0, "steps": 2}}
+    put(study, "evaluations/simclr/probes", {"every": {"name": "layers", **probe}})
+    says = "params.yaml: evaluations.simclr.taps: the probe every judges what every layer gives, so this must be true"
+    assert refused(study) == says
+    params.check(put(study, "evaluations/simclr/taps", True))
+
+
 def test_a_batch_is_shared_equally(study: dict[str, Any]) -> None:
     """Ranks and pieces divide the batch of a run that trains; the refusal has the nearest batch that they do."""
     study["hardware"]["ranks"] = 3

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jsonschema
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_study import ROWS, Stage, write_json, write_study
@@ -122,6 +123,18 @@ def test_page_names_protocol_and_labels(made):
         "Budgets of digits: 1\N{THIN SPACE}% is 10 labels, 3 draws; 10\N{THIN SPACE}% is 110 labels, 3 draws."
         in made.page
     )
+
+
+def test_a_narrow_interval_is_said_to_be_one(made, study):
+    """Where few patients were judged, the page says that their interval is too narrow, and nowhere else."""
+    words = " independent test images or groups is too narrow."
+    assert words not in made.page
+    path = study.data / "datasets" / "digits" / "splits.parquet"
+    table = pq.read_table(path)
+    patients = pa.array([f"patient {row % 8}" for row in range(len(table))])
+    pq.write_table(table.set_column(table.column_names.index("group"), "group", patients), path)
+    report(Stage(study.out), **study.params)
+    assert f"An interval over 8{words}" in (study.out / "index.html").read_text()
 
 
 def test_best_is_bold_by_validation(study):

@@ -108,6 +108,12 @@ def test_another_identity_starts_afresh_and_says_why() -> None:
     assert not (other.state / "checkpoint").exists()
 
 
+def test_after_finished_work_nothing_starts_afresh() -> None:
+    """An execution that ended well, and whose outputs no lock has recorded, is no unfinished one."""
+    finished()
+    assert Scratch("pretrain@simclr", identity(params={"epochs": 4})).fresh_because is None
+
+
 def test_a_write_is_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that fails leaves the old content."""
     file = Path("state")

@@ -1,12 +1,15 @@
 """Claims about what a running stage is given, without a study around it.
 
 - an input is compared by size and time, and by its content where these differ
+- Ctrl-C is one sentence, however often it is pressed
 - looking at the inputs takes a small share of the time, however long a look takes
 - several ranks work on the inputs of the start, or not at all; where one works, the others are refused
 """
 
 import os
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +96,44 @@ def test_looking_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch
     for _ in range(10):
         working_stage.check()
     assert inputs.looks == 1
+
+
+# ---- signals
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Gives the signals back to whoever had them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("times", "says"), [(1, "goes on from here"), (2, "goes on from the last state that it kept")])
+def test_ctrl_c_ends_with_a_sentence(
+    times: int, says: str, handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first waits until the work is saved, a second does not."""
+    reached = []
+
+    def execute(function: object, name: str) -> None:
+        working_stage = working(taken())
+        working_stage.listen()
+        with working_stage.patience():
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+            reached.append("saved")
+
+    monkeypatch.setattr(stage, "execute", execute)
+    monkeypatch.setattr(stage.ranks, "die_with_parent", lambda number: None)
+    monkeypatch.setattr(stage.paths, "root", Path.cwd)
+    monkeypatch.setattr("sys.argv", ["pretrain", "a"])
+    with pytest.raises(SystemExit) as ended:
+        stage.run(execute)
+    assert ended.value.code == 130
+    assert reached == (["saved"] if times == 1 else [])
+    assert says in capsys.readouterr().out
 
 
 # ---- several ranks

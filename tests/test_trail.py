@@ -15,6 +15,7 @@ from toy_project import run
 from trail_project import SCANS, TEST, TRAIN, asked, copied, digest, dvc, finished, image, name
 
 from pipeline import lock, store
+from pipeline.errors import Refusal
 from pipeline.trail import history, traced
 from pipeline.trail.seen import GOLDEN, UNRECORDED, Trail, Wanted
 from stages import embed
@@ -85,6 +86,21 @@ def test_an_image_goes_by_several_names(here: Path, tmp_path: Path, how: str) ->
     found = traced_facts(here, asked(names[how]))
     assert found["images"] == [digest(image(TRAIN))]
     assert {item["images"][0]["id"] for item in found["datasets"]} == {name(TRAIN)}
+
+
+@pytest.mark.parametrize("how", ["id", "file"])
+def test_a_file_that_was_left_out_is_found(root: Path, how: str) -> None:
+    """Nothing saw a file in quarantine, and trace says why; one that is in no source and no image is refused."""
+    bad = SCANS / "P3" / "bad.png"
+    bad.touch()
+    with (root / SCANS / "labels.csv").open("a") as lines:
+        lines.write("P3/bad.png,,P3\n")
+    dvc(root, "repro", "--quiet", "prepare@small")
+    [line] = traced.words(traced_facts(root, asked("P3/bad.png" if how == "id" else str(bad))))
+    assert line == "data set small left P3/bad.png out, so nothing saw it: empty, it has no bytes"
+    (root / "elsewhere.png").touch()
+    with pytest.raises(Refusal, match=r"elsewhere\.png is not an image that any data set of params\.yaml could hold"):
+        asked(str(root / "elsewhere.png"))
 
 
 def test_a_group_is_all_of_its_images(here: Path) -> None:

@@ -507,6 +507,14 @@ def test_options_belong_to_the_recipe_folder(project):
     assert "error: --path belongs to `contrail use folder --path DIR`" in answer.stderr
 
 
+def test_what_a_recipe_lacks_is_said_at_once(project):
+    """Its images may not be there yet."""
+    answer = contrail("use", "folder", cwd=project, root=project)
+    assert answer.returncode == 0, answer.stderr
+    assert "folder is the current study." in answer.stdout
+    assert "inputs: not there: data/raw/images for prepare@images" in answer.stdout
+
+
 @pytest.mark.service
 @pytest.mark.parametrize("kind", ["nested_with_groups", "unlabelled"])  # the other two are parts of the first
 def test_a_drafted_study_runs(project, tmp_path, kind):

@@ -46,7 +46,8 @@ def digest(image: np.ndarray) -> str:
 
 def prepare(item: str) -> None:
     block, out = params()["datasets"][item], DATA / "datasets" / item
-    ids = sorted(path.relative_to(SCANS).as_posix() for path in SCANS.rglob("*.png"))
+    files = sorted(path.relative_to(SCANS).as_posix() for path in SCANS.rglob("*.png"))
+    ids = [name for name in files if (SCANS / name).stat().st_size]
     with (SCANS / "labels.csv").open(newline="") as lines:
         rows = {row["file"]: row for row in csv.DictReader(lines)}
     groups = [rows[name]["patient"] for name in ids]
@@ -64,8 +65,9 @@ def prepare(item: str) -> None:
     labels = [int(rows[name]["label"]) for name in ids]
     table(out / "labels.parquet", id=ids, label=labels, name=[str(label) for label in labels])
     table(out / "splits.parquet", id=ids, split=splits, group=groups)
-    table(out / "manifest.parquet", id=ids)
-    (out / "quarantine.csv").write_text("file,kind,reason\n")
+    table(out / "manifest.parquet", id=files)
+    bad = [f"{name},empty,it has no bytes\n" for name in files if name not in ids]
+    (out / "quarantine.csv").write_text("file,kind,reason\n" + "".join(bad))
     train = [row for row, split in enumerate(splits) if split == "train"]
     seen = {"id": [ids[row] for row in train], "row": train}
     table(out / "pretrain" / "images.parquet", **seen)

@@ -68,7 +68,7 @@ def _written(name: str, values: dict[str, Any], root: Path) -> str:
     block = values["evaluations"][seeing[0]]
     seed = values["runs"][block["run"]]["seeds"][0]
     lines = BLOCK.format(name=name, evaluation=seeing[0], dataset=block["dataset"], seed=seed)
-    text, found = EMPTY.subn(lambda _: f"selections: # what to label next\n{lines}", file.read_text())
+    text, found = EMPTY.subn(lambda _: f"selections: # what to label next\n{lines}".rstrip(), file.read_text())
     if len(seeing) > 1 or not found:
         which = f"the encoder that should look, one of {', '.join(seeing)}" if len(seeing) > 1 else "these lines"
         raise Refusal(f"params.yaml has no selection: write one with {which}\nselections:\n{lines}".rstrip())

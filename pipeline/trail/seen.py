@@ -9,11 +9,12 @@ Everything is looked up by md5 in the cache and the remotes, for what dvc.lock s
 what is no longer there makes an answer unknown, never "no".
 """
 
+import csv
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,17 @@ class Trail:
     def lost(self) -> list[Made]:
         """The versions of data sets whose list of images is nowhere any more."""
         return [made for made in self.datasets if self._images(made) is None]
+
+    @cached_property
+    def quarantined(self) -> list[tuple[Made, dict[str, str]]]:
+        """The files of these ids that a version of a data set left out: file, kind, reason."""
+        found = []
+        for made in self.datasets:
+            oid = made.outs.get(str(paths.dataset(made.item) / "quarantine.csv"))
+            content = self.store.read(oid) if oid and self.wanted.dataset in (None, made.item) else None
+            rows = csv.DictReader(StringIO((content or b"").decode(), newline=""))
+            found += [(made, row) for row in rows if row["file"] in self.wanted.ids]
+        return found
 
     @property
     def hashes(self) -> set[str]:

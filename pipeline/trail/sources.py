@@ -85,11 +85,12 @@ def asked(sources: Iterable[Source], images: Iterable[str], groups: Iterable[str
         elif Path(text).is_file():
             content = Path(text).read_bytes()
             found = {name for source in sources for name in source.hashes(content)}
-            if not found:
+            inside = {name for source in sources for name in _inside(Path(text), source.path)}
+            if not found and not inside:
                 raise Refusal(f"{text} is not an image that any data set of params.yaml could hold")
             hashes |= found
             contents.append(content)
-            ids |= {name for source in sources for name in _inside(Path(text), source.path)}
+            ids |= inside
         else:
             ids.add(text)
     return Wanted(frozenset(ids), frozenset(hashes), frozenset(groups), dataset, tuple(contents))
@@ -98,7 +99,7 @@ def asked(sources: Iterable[Source], images: Iterable[str], groups: Iterable[str
 def _inside(file: Path, folder: Path) -> list[str]:
     """The id of a file that lies in a source's folder."""
     place, root = file.absolute(), folder.absolute()
-    return [place.relative_to(root).as_posix()] if place.is_relative_to(root) else []
+    return [place.relative_to(root).as_posix()] if root in place.parents else []
 
 
 def _plain(content: bytes) -> set[str]:

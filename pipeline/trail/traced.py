@@ -16,6 +16,7 @@ def facts(trail: Trail, client: Any) -> dict[str, Any]:
     return {
         "images": sorted(trail.hashes),
         "datasets": [_dataset(trail, held) for held in trail.held],
+        "quarantined": [{"dataset": made.item, "where": made.where, **file} for made, file in trail.quarantined],
         "runs": [
             {"run": made.item, "where": made.where, "sees": made.block["sees"], **_answer(trail.saw(made))}
             for made in trail.made
@@ -61,9 +62,12 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 def words(found: dict[str, Any]) -> Iterator[str]:
     """The facts, a line each; those of earlier commits after those of dvc.lock."""
+    for file in found["quarantined"]:
+        what = f"{file['kind']}, {file['reason']}"
+        yield f"data set {file['dataset']}{_where(file)} left {file['file']} out, so nothing saw it: {what}"
     count = len(found["images"])
     if not count:
-        yield "no data set holds such an image, now or in any commit"
+        yield from [] if found["quarantined"] else ["no data set holds such an image, now or in any commit"]
         yield from _unknown(found)
         return
     yield f"{_many(count, 'image')}: sha256 {', '.join(found['images'][:SHOWN])}{', …' if count > SHOWN else ''}"

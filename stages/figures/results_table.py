@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from stages.datasets._prepared import Prepared
 from stages.figures import _numbers as n
 from stages.figures._page import Section
 from stages.figures._rows import Row, best
 from stages.figures._study import Study
 
+FEW = 30  # groups below which the bootstrap's interval is plainly too narrow
 HEADLINE = ("knn.top1", "linear.top1")
 GEOMETRY = ("geometry.alignment", "geometry.uniformity", "geometry.rankme")
 TITLES = {
@@ -27,19 +29,26 @@ TITLES = {
 
 
 def section(study: Study) -> Section:
-    images = {
-        dataset: len(study.prepared(dataset).labelled("test"))
-        for dataset in dict.fromkeys(r.dataset for r in study.rows)
-    }
+    judged = {name: _judged(study.prepared(name)) for name in dict.fromkeys(row.dataset for row in study.rows)}
     tested = " and ".join(
-        n.count(value) + (f" ({escape(name)})" if len(images) > 1 else "") for name, value in images.items()
+        n.count(images) + (f" ({escape(name)})" if len(judged) > 1 else "") for name, (images, _) in judged.items()
     )
     caption = (
         f"Mean ± standard deviation on {tested} test images, over {_repeats(study.rows)}; below it the 95 % interval. "
         "Bold is the best of a column by validation mean: choices were made there, the test images were read once. "
         "Geometry describes features and ranks nothing."
     )
+    if few := [groups for _, groups in judged.values() if groups < FEW]:
+        caption += (
+            f" An interval over {' and '.join(map(n.count, few))} independent test images or groups is too narrow."
+        )
     return Section("results", "Results", caption, draw(study.rows, study.budgets))
+
+
+def _judged(prepared: Prepared) -> tuple[int, int]:
+    """How many test images have a label, and of how many groups they are."""
+    rows = prepared.labelled("test")
+    return len(rows), len(set(prepared.groups[rows]))
 
 
 def draw(rows: Sequence[Row], budgets: Sequence[str]) -> str:
