@@ -89,10 +89,11 @@ def missing(root: Path) -> Iterator[Finding]:
     """Files that a stage reads, that none makes and that are not there: images, weights."""
     nodes = graph.read(root)
     outs = {Path(out) for node in nodes for out in node.outs}
+    made = outs | {folder for out in outs for folder in out.parents}
     wanted: dict[str, str] = {}  # path → the first stage that reads it
     for node in nodes:
         for dep in node.deps:
-            if outs.isdisjoint({Path(dep), *Path(dep).parents}) and not (root / dep).exists():
+            if Path(dep) not in made and outs.isdisjoint(Path(dep).parents) and not (root / dep).exists():
                 wanted.setdefault(dep, node.name)
     if wanted:
         words = ", ".join(f"{path} for {stage}" for path, stage in wanted.items())

@@ -1,6 +1,7 @@
 """What all tests share: one thread, no telemetry, and the option under which a skipped test is a failed one."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: tests run side by side
 os.environ.setdefault("DO_NOT_TRACK", "1")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, and so by children, if a shell's background has us
 
 
 LONGEST = ("test_pipeline.py", "test_patients.py", "test_ranks.py", "test_benchmarks.py")

@@ -253,6 +253,14 @@ def test_what_stops_a_run_in_the_end_stops_it_at_the_start(studies):
     assert second == "data: no stage of this study makes these, remove them: data/encoders/old"
 
 
+def test_nothing_is_missing_before_the_first_run(tmp_path):
+    """What a stage reads is made by others, also where it is the folder of all that they make."""
+    root = make(tmp_path / "project")
+    edit(root, "dvc.yaml", "deps: [data/encoders/a, data/encoders/b]", "deps: [data/encoders]")
+    [finding] = doctor.missing(root)
+    assert finding.state == "ok", finding.words
+
+
 def test_check_says_what_would_stop_a_run(monkeypatch, capsys):
     """The file may be right and a run fail all the same."""
     monkeypatch.setattr(cli, "_obstacles", lambda: ["inputs: not there: x"])
