@@ -52,5 +52,5 @@ $(BENCH): $(READY)
 	@touch $@
 
 clean: ## forget scratch state; data, cache and tracking stay
-	test ! -d .scratch || find .scratch -mindepth 1 -maxdepth 1 ! -name tracking -exec rm -rf {} +
+	test ! -d .scratch || find .scratch -mindepth 1 -maxdepth 1 ! -name tracking ! -name forget.json -exec rm -rf {} +
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

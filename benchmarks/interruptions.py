@@ -35,7 +35,7 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = repro.environment(CONTRAIL_TRACKING="off", XDG_RUNTIME_DIR=str(folder), PYTHONPATH=".")
+        self.environment = repro.environment(CONTRAIL_TRACKING="off", CONTRAIL_LOCKS=str(folder), PYTHONPATH=".")
 
     def run(self, *command: str) -> None:
         """A stage, to its end."""

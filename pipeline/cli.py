@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import paths, repro
-from pipeline.errors import Refusal
+from pipeline.errors import ParamsError, Refusal
 
 REASONS = 3  # that a line gives
 ACTIONS = {"nothing": "up to date", "restore": "from cache", "run": "run"}
@@ -115,7 +115,7 @@ def run(
     if not code and not targets:
         from pipeline import where
 
-        print(where.words(paths.root())[0])
+        print("\n".join(where.results(paths.root())))
     sys.exit(code)
 
 
@@ -123,7 +123,7 @@ def _obstacles() -> list[str]:
     """Why a run of all stages would fail in the end, whatever is stale."""
     from pipeline import doctor
 
-    findings = [*doctor.missing(paths.root()), *doctor.strangers(paths.root())]
+    findings = [found for look in (doctor.missing, doctor.strangers, doctor.forgetting) for found in look(paths.root())]
     return [f"{finding.what}: {finding.words}" for finding in findings if finding.state == "fault"]
 
 
@@ -141,7 +141,7 @@ def use(
     ] = None,
 ) -> None:
     """Make recipes/RECIPE the current study; the current one is put beside it."""
-    from pipeline import recipes
+    from pipeline import params, recipes
 
     if path is not None and recipe == "folder":
         from pipeline.drafting.adopt import adopt
@@ -152,6 +152,10 @@ def use(
         return
     if given := [f"--{key}" for key in ("path", "name", "labels", "group") if context.params[key]]:
         raise Refusal(f"{given[0]} belongs to `contrail use folder --path DIR`, which makes a study of your own images")
+    try:
+        params.check(params.read(recipes.find(recipe, paths.root()) / "params.yaml"))
+    except ParamsError as error:
+        raise Refusal(f"recipes/{recipe} is broken, so nothing was changed: {error}") from None
     stale = recipes.use(recipe, paths.root())
     print(f"{recipe} is the current study.")
     print("".join(f"{words}\n" for words in _obstacles()), end="")
@@ -163,23 +167,27 @@ def use(
 
 @app.command()
 def fetch(
-    what: Annotated[str, typer.Argument(help="A data set of params.yaml, or an encoder: models:/<name>@<alias>.")],
+    what: Annotated[str, typer.Argument(help="A data set of params.yaml, its source, or models:/<name>@<alias>.")],
 ) -> None:
     """Download a data set of params.yaml to its path, or a registered encoder's weights to start from."""
     from pipeline import params, plugins, registry
+    from pipeline.sentences import hinted
 
     if what.startswith("models:"):
         print(f"for a run in params.yaml:\n{registry.fetch(what)}")
         return
     datasets = params.read()["datasets"]
-    if what not in datasets:
-        raise Refusal(f"params.yaml has no data set {what!r}, only {', '.join(datasets)}")
-    source = datasets[what]["source"]
+    named = [what] if what in datasets else [name for name in datasets if datasets[name]["source"]["name"] == what]
+    if len(named) != 1:
+        several = f"{len(named)} data sets have the source {what!r}, say which: {', '.join(named)}"
+        none = f"params.yaml has no data set {what!r}{hinted(what, datasets)} It has {', '.join(datasets)}"
+        raise Refusal(several if named else none)
+    source = datasets[named[0]]["source"]
     try:
         plugins.fetcher(source["name"])(source["path"])
     except OSError as error:
-        raise Refusal(f"{what} could not be downloaded: {error}") from error
-    print(f"{what} is in {source['path']}")
+        raise Refusal(f"{named[0]} could not be downloaded: {error}") from error
+    print(f"{named[0]} is in {source['path']}")
 
 
 @app.command()
@@ -316,7 +324,7 @@ def ui() -> None:
 
 @app.command()
 def where() -> None:
-    """Say where the results are, and which outputs are the same bytes as the published ones."""
+    """Say what the results are, where the report is, and which outputs are the same bytes as the published ones."""
     from pipeline import where
 
     print("\n".join(where.words(paths.root())))

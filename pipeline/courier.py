@@ -8,7 +8,6 @@ no harm.
 import contextlib
 import fcntl
 import json
-import os
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.repro import alive
 from pipeline.scratch import write_atomically
 from pipeline.tracking import connect, experiment, first_line, item, legal, paged, read_state, spool_name, store
 
@@ -29,6 +29,10 @@ LAST_ATTEMPTS = 15.0  # seconds for which a courier outlives the writer
 METRICS, PARAMS = 1000, 100  # what MLflow takes in one request
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # characters
 REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}  # asking again would not help
+
+
+class NoRun(Exception):
+    """A spool lacks the line that opens its run: the disk was full."""
 
 
 class Delivery:
@@ -57,7 +61,10 @@ class Delivery:
         return True
 
     def go_on(self, mlflow: Any) -> None:
-        """Deliver the lines that are complete; raises what the store raises, what was delivered before is kept."""
+        """Deliver the lines that are complete; raises what the store raises, what was delivered before is kept.
+
+        NoRun before a line that nothing can be done with.
+        """
         client = mlflow.MlflowClient()
         for records, end in self._batches():
             if self._refused(mlflow, client, records):  # one bad record must not take its neighbors along
@@ -77,6 +84,15 @@ class Delivery:
         self.spool.unlink()
         for rest in (".state", ".lock"):
             self.spool.with_suffix(rest).unlink(missing_ok=True)
+
+    def put_aside(self) -> None:
+        """Take a spool without a run out of the way."""
+        aside = self.spool.with_suffix(".aside")
+        self.spool.rename(aside)
+        for rest in (".state", ".lock"):
+            self.spool.with_suffix(rest).unlink(missing_ok=True)
+        says = f"{self.stage} could not write the beginning of a run; the rest of it is put aside in {aside}"
+        print(f"warning: tracking: {says}", flush=True)
 
     def note(self, error: Exception) -> None:
         """Keep, for the writer's warning, why the store failed."""
@@ -126,6 +142,8 @@ class Delivery:
         match record["kind"]:
             case "start":
                 self._state["run"] = _open(mlflow, client, record)
+            case "metrics" | "end" if run is None:
+                raise NoRun
             case "metrics":
                 _log_metrics(mlflow, client, run, records)
             case "end":
@@ -147,13 +165,24 @@ def deliver_waiting(mlflow: Any, folder: Path, patience: float) -> list[str]:
 
 
 def _deliver_free(mlflow: Any, folder: Path) -> list[str]:
-    stages = []
+    """One round of it. What the store refuses stops no other spool, and is raised at the end."""
+    stages, refusal = [], None
     for spool in sorted(folder.glob("*.jsonl"), key=lambda path: int(path.stem.rpartition("-")[2])):
         taken = contextlib.suppress(BlockingIOError, FileNotFoundError)  # another process delivers or delivered it
         with taken, contextlib.closing(Delivery(spool)) as delivery:
-            if delivery.take():
+            if not delivery.take():
+                continue
+            try:
                 delivery.finish(mlflow)
                 stages.append(delivery.stage)
+            except NoRun:
+                delivery.put_aside()
+            except mlflow.exceptions.MlflowException as error:
+                if error.error_code not in REFUSED:
+                    raise
+                refusal = error
+    if refusal:
+        raise refusal
     return stages
 
 
@@ -180,7 +209,7 @@ def reap(mlflow: Any, study: str, folder: Path) -> list[str]:
     client = mlflow.MlflowClient()
     expected = _on_the_way(folder)
     running = paged(client.search_runs, [experiment(client, study)], "attributes.status = 'RUNNING'")
-    lost = [run for run in running if run.data.tags.get("host") == socket.gethostname() and not _alive(run)]
+    lost = [run for run in running if run.data.tags.get("host") == socket.gethostname() and not _works(run)]
     lost = [run for run in lost if spool_name(run.data.tags["dvc.stage"], run.data.tags.get("dvc.key")) not in expected]
     for run in lost:
         client.set_terminated(run.info.run_id, "KILLED")
@@ -233,14 +262,9 @@ def _ended(spool: Path) -> bool:
     return bool(lines) and _parsed(lines[-1])["kind"] == "end"
 
 
-def _alive(run: Any) -> bool:
-    try:
-        os.kill(int(run.data.tags["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's, alive
-    return True
+def _works(run: Any) -> bool:
+    """Whether the process of a run of this machine is there."""
+    return alive(int(run.data.tags["pid"]))
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -266,6 +290,9 @@ def main(spool: Path) -> None:
                 mlflow = connect(Path.cwd())
                 deliver_waiting(mlflow, spool.parent, patience=0.0)
             delivery.go_on(mlflow) if gone_at is None else delivery.finish(mlflow)
+        except NoRun:
+            delivery.put_aside()
+            return
         except Exception as error:  # whatever it is, the stage must not suffer
             delivery.note(error)
         if gone_at and time.monotonic() - gone_at > LAST_ATTEMPTS:

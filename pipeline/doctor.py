@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pipeline import graph, lock, params, paths, repro, store, tracking
 from pipeline.errors import Refusal
+from pipeline.trail.forget import JOURNAL
 
 LOW_DISK = 5.0  # GB
 UNMANAGED = ("README.md", ".gitignore", "raw")  # in data/, but not made by a stage
@@ -87,19 +88,32 @@ def strangers(root: Path) -> Iterator[Finding]:
 
 def missing(root: Path) -> Iterator[Finding]:
     """Files that a stage reads, that none makes and that are not there: images, weights."""
-    nodes = graph.read(root)
-    outs = {Path(out) for node in nodes for out in node.outs}
-    made = outs | {folder for out in outs for folder in out.parents}
-    wanted: dict[str, str] = {}  # path → the first stage that reads it
-    for node in nodes:
-        for dep in node.deps:
-            if Path(dep) not in made and outs.isdisjoint(Path(dep).parents) and not (root / dep).exists():
-                wanted.setdefault(dep, node.name)
+    wanted = {path: stage for path, stage in inputs(graph.read(root)).items() if not (root / path).exists()}
     if wanted:
         words = ", ".join(f"{path} for {stage}" for path, stage in wanted.items())
         yield Finding("inputs", "fault", f"not there: {words}; put it there, or `contrail fetch` the data set")
     else:
         yield Finding("inputs", "ok", "what the stages read is there, or is made by others")
+
+
+def inputs(nodes: list[graph.Node]) -> dict[str, str]:
+    """What a stage reads and none makes, with the first stage that reads it."""
+    outs = {Path(out) for node in nodes for out in node.outs}
+    made = outs | {folder for out in outs for folder in out.parents}
+    wanted: dict[str, str] = {}
+    for node in nodes:
+        for dep in node.deps:
+            if Path(dep) not in made and outs.isdisjoint(Path(dep).parents):
+                wanted.setdefault(dep, node.name)
+    return wanted
+
+
+def forgetting(root: Path) -> Iterator[Finding]:
+    """A `contrail forget` that was interrupted: images that should be gone are still somewhere."""
+    if (root / JOURNAL).exists():
+        yield Finding("forget", "fault", f"{JOURNAL} is of an unfinished `contrail forget`: the same command goes on")
+    else:
+        yield Finding("forget", "ok", "none was interrupted")
 
 
 def runs(root: Path) -> Iterator[Finding]:
@@ -159,6 +173,7 @@ LOOKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "dvc.lock": stale,
     "inputs": missing,
     "data": strangers,
+    "forget": forgetting,
     "mlflow": runs,
     "remote": pushed,
     "disk": disk,

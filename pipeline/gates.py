@@ -75,7 +75,7 @@ def not_collapsed(tags: dict[str, str]) -> Iterator[str]:
 
 
 def beats_untrained(study: dict[str, Any], tags: dict[str, str]) -> Iterator[str]:
-    """Better than every seed of the same network untrained, on the same data set, in each accuracy."""
+    """Better than every seed of the same network untrained, on the same data set and input, in each accuracy."""
     run = study["runs"][tags["run"]]
     if run["method"]["name"] == "random":
         yield f"its run {tags['run']} is not trained, the method is random: there is nothing in it to rely on"
@@ -88,7 +88,7 @@ def beats_untrained(study: dict[str, Any], tags: dict[str, str]) -> Iterator[str
     if not floors:
         yield (
             f"nothing to compare with: params.yaml has no evaluation on {tags['dataset']} of a run with the method "
-            f"random and the encoder of {tags['run']}"
+            f"random and the encoder and the input of {tags['run']}"
         )
     for name, score in itertools.product(floors, ACCURACIES):
         floor = read_scores(name).get(score, {})
@@ -194,7 +194,7 @@ def _load(mlflow: Any, model: str, version: Any, study: dict[str, Any]) -> Any:
 
 
 def _untrained(floor: dict[str, Any], run: dict[str, Any]) -> bool:
-    return floor["method"]["name"] == "random" and floor["encoder"] == run["encoder"]
+    return floor["method"]["name"] == "random" and all(floor[key] == run[key] for key in ("encoder", "input"))
 
 
 def read_scores(name: str) -> dict[str, Any]:

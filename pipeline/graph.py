@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import wraps
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -102,25 +101,25 @@ def named(nodes: list[Node], targets: Iterable[str]) -> list[str]:
     targets = list(targets) or names
     for target in targets:
         if target not in names and target not in {name.partition("@")[0] for name in names}:
-            close = get_close_matches(target, names, n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
-            raise StageError(f"dvc.yaml has no stage {target!r}{hint} The stages are {', '.join(names)}")
+            from pipeline.sentences import hinted
+
+            raise StageError(
+                f"dvc.yaml has no stage {target!r}{hinted(target, names)} The stages are {', '.join(names)}"
+            )
     return [name for name in names if name in targets or name.partition("@")[0] in targets]
 
 
 @_steadily
-def key(name: str, root: Path = HERE) -> str:
-    """The run-cache key of a stage from what its dependencies and parameters are now, sha256 as 64 hex digits."""
-    with _repo(root) as repo:
-        return lock.key(_entry(_saved(repo, name)))
+def identity(name: str, root: Path = HERE) -> tuple[str, dict[str, str]]:
+    """The run-cache key of a stage as its inputs are now, sha256 as 64 hex digits, and path → md5 of its dependencies.
 
-
-@_steadily
-def hashes(name: str, root: Path = HERE) -> dict[str, str]:
-    """Path → md5 of each dependency of a stage as it is now; a folder's ends in ".dir"."""
+    The md5 of a folder ends in ".dir".
+    """
     with _repo(root) as repo:
-        stage = _saved(repo, name)
-        return {dep.def_path: dep.hash_info.value for dep in stage.deps if dep not in stage.params}
+        stage = repo.stage.load_one("dvc.yaml", name)
+        stage.save_deps()
+        hashes = {dep.def_path: dep.hash_info.value for dep in stage.deps if dep not in stage.params}
+        return lock.key(_entry(stage)), hashes
 
 
 @_steadily
@@ -143,7 +142,7 @@ def files(name: str, path: str, root: Path = HERE) -> dict[str, str]:
 def producer(path: str, root: Path = HERE) -> str:
     """The command that brings a missing path back: its stage's, or git's for a source file."""
     for node in read(root):
-        if any(_inside(path, out) for out in node.outs):
+        if any(inside(path, out) for out in node.outs):
             return f"dvc repro {node.name}"
     return f"git checkout -- {path}"
 
@@ -228,7 +227,7 @@ def _ordered(graph: Any) -> list[Any]:
 def _node(stage: Any, upstream: list[str]) -> Node:
     deps = [dep.def_path for dep in stage.deps if dep not in stage.params]
     params = {key: value for dep in stage.params for key, value in dep.read_params(flatten=False).items()}
-    values = {key: _lookup(params, key) for dep in stage.params for key in dep.params}
+    values = {key: lookup(params, key) for dep in stage.params for key in dep.params}
     if hidden := next(lock.unkeyed(values), None):
         raise StageError(
             f"params.yaml: {hidden}: DVC's run-cache does not look at parameters called {' or '.join(lock.UNKEYED)} "
@@ -236,13 +235,6 @@ def _node(stage: Any, upstream: list[str]) -> Node:
         )
     outs = {out.def_path: not out.use_cache for out in stage.outs}
     return Node(stage.name, deps, values, outs, upstream, stage.meta or {})
-
-
-def _saved(repo: Any, name: str) -> Any:
-    """The stage `name` with its dependencies hashed as they are now."""
-    stage = repo.stage.load_one("dvc.yaml", name)
-    stage.save_deps()
-    return stage
 
 
 def _entry(stage: Any) -> dict[str, Any]:
@@ -275,16 +267,36 @@ def _predict(dep: Any, restored: dict[str, Any]) -> str | None:
     from dvc_data.hashfile.meta import Meta
 
     for path, out in restored.items():
-        if _inside(dep.def_path, path):
+        if inside(dep.def_path, path):
             dep.hash_info, dep.meta = out.get_obj(filter_info=dep.fs_path).hash_info, Meta()
             return None
-        if _inside(path, dep.def_path):
-            return f"{path} comes from the cache"
+    if parts := {path: out for path, out in restored.items() if inside(path, dep.def_path)}:
+        dep.hash_info, dep.meta = _together(dep, parts), Meta()
+        return None
     try:
         dep.save()
     except DependencyDoesNotExistError:
         return f"{dep.def_path} is missing"
     return None
+
+
+def _together(dep: Any, parts: dict[str, Any]) -> Any:
+    """The hash of a folder when the outputs `parts` have come from the cache; what else is there now stays."""
+    from dvc_data.hashfile.tree import Tree
+
+    tree = Tree()
+    if dep.exists:
+        dep.save()
+        for key, meta, info in dep.obj:
+            if not any(inside("/".join([dep.def_path, *key]), path) for path in parts):
+                tree.add(key, meta, info)
+    for path, out in parts.items():
+        place = Path(path).relative_to(dep.def_path).parts
+        files = out.get_obj() if out.hash_info.isdir else [((), None, out.hash_info)]
+        for key, meta, info in files:
+            tree.add((*place, *key), meta, info)
+    tree.digest()
+    return tree.hash_info
 
 
 def _remembered(stage: Any, key: str) -> dict[str, Any] | None:
@@ -323,11 +335,13 @@ def _metrics(root: Path, node: Node, entries: dict[str, Any]) -> dict[str, float
     return numbers
 
 
-def _lookup(values: dict[str, Any], key: str) -> Any:
+def lookup(values: Any, key: str) -> Any:
+    """What stands at a dotted key of a nested dictionary; None if nothing does."""
     for step in key.split("."):
-        values = values[step]
+        values = values.get(step) if isinstance(values, dict) else None
     return values
 
 
-def _inside(path: str, folder: str) -> bool:
+def inside(path: str, folder: str) -> bool:
+    """Whether a path is that of the folder or of something in it."""
     return path == folder or path.startswith(f"{folder}/")

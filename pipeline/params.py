@@ -94,11 +94,13 @@ def read(path: Path | str = "params.yaml") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParamsError(f"{path} must be a mapping with the keys study, private, hardware, {', '.join(SECTIONS)}")
     try:
-        return json.loads(json.dumps(values))  # anchors become plain copies
+        plain = json.loads(json.dumps(values))  # anchors become plain copies
     except (TypeError, ValueError) as error:
         raise ParamsError(
             f"{path} holds more than numbers, text, true, false, null, lists and mappings: {error}"
         ) from None
+    _require_text_keys(values, f"{path}: ")
+    return plain
 
 
 def arguments(function: Callable, values: Any, where: str) -> dict[str, Any]:
@@ -190,6 +192,17 @@ def _known(where: str, values: dict, accepted: Iterable[str]) -> None:
         raise BlockError(Problem((), unknown_key(unknown[0], families, given=values))).at(where)
     if missing := [key for key in families[0] if key not in values]:
         raise BlockError(Problem((), missing_keys(sorted(missing), families))).at(where)
+
+
+def _require_text_keys(tree: Any, where: str) -> None:
+    """ParamsError for a key that YAML reads as a number or a word of its own: DVC would leave its stages out."""
+    items = list(tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ())
+    for key, value in items:
+        if isinstance(tree, dict) and not isinstance(key, str):
+            raise ParamsError(
+                f"{where}{shown(key)} is no text as a name: quote it, or choose a name that starts with a letter"
+            )
+        _require_text_keys(value, f"{where}{key}.")
 
 
 def _unreadable(path: Path | str, error: Any) -> str:

@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import graph, params, paths, repro
+from pipeline import graph, params, paths, repro, sliver
+from pipeline.doctor import inputs
 from pipeline.graph import Node
 from pipeline.hardware import side_by_side
 from pipeline.recipes import git
 from pipeline.repro import Result, Runner
 
 IMAGES = 200  # of each data set, or all of a smaller one
+CHOSEN = 2  # labels of a class that the probe `few_labels` chooses a penalty by
 PROTOTYPES = 20  # at most, as they may not be more than the images
 SELECTED = 20  # images of a selection, at most
 TRAINING = {"epochs": 1, "steps": 1, "batch_size": 32, "accumulate": 1}  # at most
@@ -30,7 +32,7 @@ def quick(root: Path, say: Callable[[str], None]) -> bool:
     """
     began = time.monotonic()
     copy = root / paths.SCRATCH / "quick" / f"{datetime.now():%Y%m%d-%H%M%S}"
-    runner = Runner(copy, repro.environment(CONTRAIL_TRACKING="off", XDG_RUNTIME_DIR=str(copy)))  # waits for nobody
+    runner = Runner(copy, repro.environment(CONTRAIL_TRACKING="off", CONTRAIL_LOCKS=str(copy)))  # waits for nobody
     try:
         _copy(root, copy)
         results = _run(copy, runner, say)
@@ -54,6 +56,10 @@ def shrink(values: dict[str, Any]) -> dict[str, Any]:
         for budget in dataset["budgets"].values():
             if "file" in budget["select"]:  # it names images that a sliver lacks
                 budget["select"] = {"name": "per_class", "images": 1}
+    for evaluation in small.get("evaluations", {}).values():
+        for probe in evaluation["probes"].values():
+            if budget := small["datasets"][evaluation["dataset"]]["budgets"].get(probe.get("budget")):
+                budget["select"] = {"name": "per_class", "images": CHOSEN}
     for run in small["runs"].values():
         run["training"]["batch_size"] -= run["training"]["batch_size"] % values["hardware"]["ranks"]
         for name, other in small["runs"].items():  # weights of a seed that is left out
@@ -92,7 +98,7 @@ def _small(tree: Any) -> Any:
 
 
 def _copy(root: Path, copy: Path) -> None:
-    """The files that git has or would take, apart from results and locks; own DVC cache; data/raw as a link."""
+    """The files that git has or would take, apart from results and locks; own DVC cache; what stages read as links."""
     from ruamel.yaml import YAML
 
     for name in git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
@@ -105,10 +111,28 @@ def _copy(root: Path, copy: Path) -> None:
     (copy / ".dvc" / "config").write_text(CONFIG)
     yaml = YAML(typ="safe")
     yaml.default_flow_style = False
-    yaml.dump(shrink(params.read(root / "params.yaml")), copy / "params.yaml")
-    if (root / "data" / "raw").exists():
-        (copy / "data").mkdir(exist_ok=True)
-        (copy / "data" / "raw").symlink_to((root / "data" / "raw").resolve())
+    yaml.dump(_slivers(shrink(params.read(root / "params.yaml")), copy), copy / "params.yaml")
+    if (root / paths.RAW).exists():
+        _link(root / paths.RAW, copy / paths.RAW)
+    for path in inputs(graph.read(copy)):
+        if (root / path).exists() and not (copy / path).exists():  # weights that git ignores
+            _link(root / path, copy / path)
+
+
+def _slivers(study: dict[str, Any], copy: Path) -> dict[str, Any]:
+    """The study with images of few classes in each data set, by a source that only the copy has."""
+    plug_in = copy / "stages" / "datasets" / "sliver.py"
+    plug_in.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(sliver.__file__, plug_in)
+    for dataset in study["datasets"].values():
+        if source := dataset.get("source"):
+            dataset["source"] = {"name": "sliver", "path": source["path"], "of": source, "images": dataset["subset"]}
+    return study
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source.resolve())
 
 
 def _run(copy: Path, runner: Runner, say: Callable[[str], None]) -> list[Result]:

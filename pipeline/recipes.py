@@ -7,17 +7,18 @@ Outputs need not be kept: DVC's cache holds them under the hashes that dvc.lock 
 
 import shutil
 import subprocess
-from difflib import get_close_matches
 from pathlib import Path
 
 from pipeline import graph, params, paths
 from pipeline.errors import Refusal
+from pipeline.sentences import hinted
 
 FILES = {  # of the current study → of a recipe
     Path("params.yaml"): "params.yaml",
     Path("dvc.lock"): "dvc.lock",
     paths.REPORT / "results.json": "results.json",
 }
+BROKEN = "the current study cannot be left: correct its params.yaml, or `git checkout -- params.yaml` takes it back"
 
 
 class RecipeError(Refusal):
@@ -30,12 +31,12 @@ def use(name: str, root: Path) -> list[str]:
     Outputs that the new study does not have are removed, those of its lock come from the cache. Returns the stages
     that are not up to date then. RecipeError: no such recipe, or uncommitted changes would be overwritten.
     """
-    current = params.read(root / "params.yaml")["study"]
-    recipe = _find(name, root)
+    current = _current(root)
+    recipe = find(name, root)
     if name == current:
         raise RecipeError(f"{name} is the current study: `git checkout -- params.yaml dvc.lock` takes its changes back")
     refuse_unsaved(root)
-    _swap(current, recipe, root)
+    _swap(current, _stages(root), recipe, root)
     return [step.stage for step in graph.plan(root) if step.action != "nothing"]
 
 
@@ -44,25 +45,26 @@ def begin(name: str, text: str, root: Path) -> str | None:
 
     RecipeError if there is such a recipe, or uncommitted changes would be overwritten.
     """
-    current = params.read(root / "params.yaml")["study"]
+    current = _current(root)
     refuse_unsaved(root)
     recipe = root / "recipes" / name
     if name != current and recipe.exists():
         raise RecipeError(
             f"recipes/{name} is there already: `contrail use {name}` makes it current; or give another --name"
         )
+    before = [] if name == current else _stages(root)  # drafting a broken study again repairs it
     recipe.mkdir(parents=True, exist_ok=True)
     (recipe / "params.yaml").write_text(text)
     if name == current:
         _copy(recipe / "params.yaml", root / "params.yaml")
         return None
-    _swap(current, recipe, root)
+    _swap(current, before, recipe, root)
     return current
 
 
 def refuse_unsaved(root: Path) -> None:
     """Refuse if a swap would lose anything: what git does not have and the recipe of the same name neither."""
-    recipe = root / "recipes" / params.read(root / "params.yaml")["study"]
+    recipe = root / "recipes" / _current(root)
     changed = git(root, "status", "--porcelain", "--", *map(str, FILES), "data", str(recipe)).splitlines()
     saved = all(_content(root / ours) == _content(recipe / theirs) for ours, theirs in FILES.items())
     if changed and not saved:
@@ -70,6 +72,15 @@ def refuse_unsaved(root: Path) -> None:
             f"uncommitted changes in {', '.join(line[3:] for line in changed)}: commit them, "
             "or take them back with `git checkout -- params.yaml dvc.lock data`"
         )
+
+
+def find(name: str, root: Path) -> Path:
+    """The folder of a recipe; RecipeError if there is none of that name."""
+    known = names(root)
+    if name in known:
+        return root / "recipes" / name
+    hint = hinted(name, known)
+    raise RecipeError(f"there is no recipes/{name}/params.yaml{hint} The recipes are {', '.join(known) or 'none yet'}")
 
 
 def names(root: Path) -> list[str]:
@@ -93,8 +104,7 @@ def git(root: Path, *arguments: str) -> str:
     return process.stdout
 
 
-def _swap(current: str, recipe: Path, root: Path) -> None:
-    before = graph.read(root)
+def _swap(current: str, before: list[graph.Node], recipe: Path, root: Path) -> None:
     for ours, theirs in FILES.items():
         _copy(root / ours, root / "recipes" / current / theirs)
         _copy(recipe / theirs, root / ours)
@@ -105,13 +115,23 @@ def _swap(current: str, recipe: Path, root: Path) -> None:
     graph.checkout(root)
 
 
-def _find(name: str, root: Path) -> Path:
-    known = names(root)
-    if name in known:
-        return root / "recipes" / name
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    raise RecipeError(f"there is no recipes/{name}/params.yaml{hint} The recipes are {', '.join(known) or 'none yet'}")
+def _current(root: Path) -> str:
+    """The name of the current study; RecipeError if its params.yaml does not say it."""
+    try:
+        name = params.read(root / "params.yaml").get("study")
+    except Refusal as error:
+        raise RecipeError(f"{BROKEN}: {error}") from None
+    if not isinstance(name, str):
+        raise RecipeError(f"{BROKEN}: it has no `study`")
+    return name
+
+
+def _stages(root: Path) -> list[graph.Node]:
+    """The stages of the current study; RecipeError if they cannot be told, and so what is to be removed neither."""
+    try:
+        return graph.read(root)
+    except Refusal as error:
+        raise RecipeError(f"{BROKEN}: {error}") from None
 
 
 def _copy(source: Path, target: Path) -> None:

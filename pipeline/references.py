@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from pipeline import paths, plugins
 from pipeline.labeling.selections import check_lists, check_selection
+from pipeline.lineage import saw_labels
 from pipeline.params import SECTIONS
 from pipeline.sentences import BlockError, Problem, hinted, unlike
 from pipeline.teachers import check_finetune
@@ -31,6 +32,7 @@ def check(params: dict[str, Any]) -> None:
             for budget in block.get("budgets", []):
                 _exists(f"{where}.budgets", budget, params["datasets"][block["dataset"]]["budgets"])
             for probe, values in block.get("probes", {}).items():
+                _check_probe(f"{where}.probes.{probe}", probe, values.get("name", probe))
                 if values.get("name", probe) == "layers" and not block["taps"]:
                     text = f"the probe {probe} judges what every layer gives, so this must be true"
                     raise BlockError(Problem((), text)).at(f"{where}.taps")
@@ -39,6 +41,7 @@ def check(params: dict[str, Any]) -> None:
                     _exists(f"{where}.probes.{probe}.budget", values["budget"], budgets)
     for name in params["finetunes"]:
         _check_row(name, params)
+        _check_labels(f"finetunes.{name}.run", params["finetunes"][name], params["runs"])
         check_finetune(name, params)
     for name in params["selections"]:
         check_selection(name, params)
@@ -127,6 +130,24 @@ def _check_row(name: str, params: dict[str, Any]) -> None:
         if own != other:
             text = f"evaluations.{name} has {other}, and both are one row of the report: write that, or rename one"
             raise BlockError(Problem((), text)).at(f"finetunes.{name}.{key}")
+
+
+def _check_labels(where: str, finetune: dict[str, Any], runs: dict[str, Any]) -> None:
+    """What is fine-tuned on few labels has not seen all of them: neither its run nor one that it starts from."""
+    run, dataset = finetune["run"], finetune["dataset"]
+    if saw_labels(runs, run, dataset):
+        text = (
+            f"the encoder of {run!r} has seen every label of {dataset} in pretraining, so the budgets would say too "
+            f"little: name a run that sees images, and starts from none that sees labels"
+        )
+        raise BlockError(Problem((), text)).at(where)
+
+
+def _check_probe(where: str, key: str, name: str) -> None:
+    """A key is the name that the report gives the scores: where it is that of a probe, it is this probe."""
+    if key != name and key in plugins.names("probes"):
+        text = f"the scores would be called {key} and be those of {name}: take another key, such as {name}"
+        raise BlockError(Problem((), text)).at(where)
 
 
 def _exists(where: str, name: str, known: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 from pipeline import gates, lock, params, paths, tracking
 from pipeline.errors import Refusal
 from pipeline.fingerprint import md5
+from pipeline.lineage import without_labels
 from pipeline.trail import history
 
 SERVING = Path(__file__).with_name("serving.py")
@@ -38,8 +39,8 @@ class RegistryError(Refusal):
 def register(name: str | None) -> int:
     """Register the export of evaluation `name` as a version of <study>-encoder, call it the candidate, return it.
 
-    Without a name: the highest validation linear.top1 among the runs trained here without labels, each judged on its
-    own data set. What weights from elsewhere have seen nobody here can know: they are registered by name only. Equal
+    Without a name: the highest validation linear.top1 among the runs trained here without labels, if all are of one
+    data set. What weights from elsewhere have seen nobody here can know: they are registered by name only. Equal
     bytes are one version; registering them again refreshes what its tags say.
     """
     study = params.read()
@@ -89,13 +90,23 @@ def promote(version: int | None = None) -> int:
 
 
 def rollback() -> int:
-    """Make the previous champion the champion again, and the other way round; return it."""
+    """Make the previous champion the champion again, and the other way round; return it.
+
+    RegistryError if there are not both, or if it learned from an image that was forgotten since.
+    """
     with registry(params.read()) as (_, client, model):
         named = aliases(client, model)
         if "previous" not in named:
             raise RegistryError(f"nothing to roll back to: {model} has no @previous, a second promotion makes one")
-        _move(client, model, named["previous"], named["champion"])
-    return named["previous"]
+        previous = named["previous"]
+        if "champion" not in named:
+            raise RegistryError(
+                f"nothing to roll back: {model} has no @champion, `contrail promote {previous}` judges its @previous"
+            )
+        for reason in gates.nothing_forgotten(client.get_model_version(model, str(previous)).tags):
+            raise RegistryError(f"{model} version {previous} does not become the champion again: {reason}")
+        _move(client, model, previous, named["champion"])
+    return previous
 
 
 def fetch(uri: str) -> str:
@@ -236,7 +247,7 @@ def _best(study: dict[str, Any]) -> str:
     values = {}
     for name, block in study["evaluations"].items():
         run = study["runs"][block["run"]]
-        learned = run["method"]["name"] != "random" and _without_labels(study["runs"], block["run"])
+        learned = run["method"]["name"] != "random" and without_labels(study["runs"], block["run"])
         scores = gates.read_scores(name) if paths.scores(name).exists() else {}
         if learned and run["dataset"] == block["dataset"] and "linear.top1" in scores:
             values[name] = scores["linear.top1"]["val"]["mean"]
@@ -245,15 +256,14 @@ def _best(study: dict[str, Any]) -> str:
             "nothing to register: no run trained without labels has a linear.top1; `dvc repro` computes what is stale, "
             "and `contrail register EVALUATION` takes one without it, though no gate lets that pass"
         )
+    datasets = {name: study["evaluations"][name]["dataset"] for name in values}
+    if len(set(datasets.values())) > 1:
+        candidates = ", ".join(f"{name} ({dataset})" for name, dataset in datasets.items())
+        raise RegistryError(
+            f"accuracies on several data sets do not say which is the best of {candidates}: name one, as in "
+            f"`contrail register {next(iter(datasets))}`"
+        )
     return max(values, key=lambda name: values[name])
-
-
-def _without_labels(runs: dict[str, Any], name: str) -> bool:
-    """Whether a run and those that its first weights come from saw no label; not known of weights from elsewhere."""
-    init = Path(runs[name]["init"])
-    before = [other for other in runs if init.is_relative_to(paths.encoder(other))]
-    known = init.suffix == ".py" or bool(before)
-    return runs[name]["sees"] == "images" and known and all(_without_labels(runs, other) for other in before)
 
 
 def _block(study: dict[str, Any], name: str) -> dict[str, Any]:

@@ -116,6 +116,17 @@ def settle(settings: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
+def alive(pid: int) -> bool:
+    """Whether there is a process of this number, be it somebody else's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 class Runner:
     """Runs single stages of the project at `root`, from any number of threads, until it is stopped."""
 
@@ -165,7 +176,7 @@ class Runner:
         late.start()
         began = time.monotonic()
         assert child.stdout is not None
-        outcome, blocked, last = Outcome.UP_TO_DATE, "", ""
+        outcome, blocked, said, last = Outcome.UP_TO_DATE, "", "", ""
         for line in _lines(child.stdout):
             if line == f"Running stage '{stage}':":
                 outcome = Outcome.EXECUTED
@@ -173,6 +184,8 @@ class Runner:
                 outcome = Outcome.RESTORED
             elif outcome is Outcome.UP_TO_DATE and BUSY.search(line):
                 blocked = line
+            elif line.startswith("error: "):  # a stage's own sentence, which more lines may follow
+                said = line
             elif not (line.startswith("> ") or (last and line.startswith("ERROR: failed to reproduce"))):
                 last = line
             if not blocked:
@@ -181,10 +194,10 @@ class Runner:
         late.cancel()
         self._children.discard(child)
         if failed and timeout and time.monotonic() - began > timeout:
-            last = f"ended after its timeout of {timeout:g} s"
+            said = f"ended after its timeout of {timeout:g} s"
         if failed:
             outcome = Outcome.STOPPED if self._stopped.is_set() else Outcome.FAILED
-        return Result(stage, outcome, 0.0, last if failed else ""), blocked if failed else ""
+        return Result(stage, outcome, 0.0, (said or last) if failed else ""), blocked if failed else ""
 
     def _start(self, stage: str, force: bool) -> subprocess.Popen[str]:
         command = dvc("--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage)

@@ -5,6 +5,7 @@
                           outs/           outputs under their final names, until dvc.lock has recorded them
                           finished        outs/ is complete
                           placed          data/ has it too
+    .scratch/swept/                       one that is being removed
 
 DVC deletes outputs before it runs a stage, so nothing that a resume needs may live in data/.
 """
@@ -14,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import lock, paths
+
+LOCKS = "/tmp/contrail-{}"  # of a user; not from TMPDIR or XDG_RUNTIME_DIR: a cron job must find those of a shell
 
 
 class Scratch:
@@ -49,8 +51,9 @@ class Scratch:
         return (self.folder / "finished").exists()
 
     def finish(self) -> None:
-        """All outputs are written; what the work needed is no longer."""
-        (self.folder / "finished").touch()
+        """All outputs are written, to the disk before the mark; what the work needed is no longer."""
+        _flush(self.outs)
+        self._mark("finished")
         shutil.rmtree(self.state)
 
     def place(self, outs: list[str]) -> None:
@@ -66,7 +69,14 @@ class Scratch:
                 shutil.copytree(staged, final, copy_function=link_or_copy)
             else:
                 link_or_copy(staged, final)
-        (self.folder / "placed").touch()
+            _flush(final)
+            _flush_one(final.parent)
+        self._mark("placed")
+
+    def _mark(self, name: str) -> None:
+        """Write a mark that is on the disk before anything is done because of it."""
+        (self.folder / name).touch()
+        _flush_one(self.folder)
 
     def _difference(self, identity: dict[str, Any]) -> str | None:
         """Why an earlier unfinished execution of the stage cannot be resumed."""
@@ -82,27 +92,54 @@ class Scratch:
 
 
 def sweep() -> None:
-    """Drop the folders of executions whose outputs are in place and recorded in dvc.lock."""
-    recorded = {stage: lock.key(entry) for stage, entry in lock.read_if_whole(Path()).items()}
-    for mark in paths.SCRATCH.glob("*/*/placed"):
-        identity = json.loads((mark.parent / "identity.json").read_text())
-        stage = mark.parent.parent.name
-        if recorded.get(stage) == identity["key"]:
-            mark.with_name("finished").unlink(missing_ok=True)  # first, or half a folder would count as finished
-            shutil.rmtree(mark.parent)
-            _share(stage)
+    """Drop the folders of executions whose outputs are in place and recorded in dvc.lock.
+
+    One process at a time: of stages that start together, none may take what another has just made anew.
+    """
+    paths.SCRATCH.mkdir(exist_ok=True)
+    with (paths.SCRATCH / "sweep.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        swept = paths.SCRATCH / "swept"
+        shutil.rmtree(swept, ignore_errors=True)  # what a killed one left
+        recorded = {stage: lock.key(entry) for stage, entry in lock.read_if_whole(Path()).items()}
+        for mark in paths.SCRATCH.glob("*/*/placed"):
+            identity = json.loads((mark.parent / "identity.json").read_text())
+            stage = mark.parent.parent.name
+            if recorded.get(stage) == identity["key"]:
+                mark.parent.rename(swept)  # all at once, or half a folder would count as finished
+                shutil.rmtree(swept)
+                _share(stage)
 
 
 def _share(stage: str) -> None:
     """Let what the ingest of `prepare@<dataset>` keeps be the files in data/: DVC has put equal ones there."""
     dataset = stage.removeprefix("prepare@")
     for kept in (paths.ingest(dataset) / "last").glob("*"):
-        placed = (paths.dataset(dataset) / "images" / kept.name).resolve()
-        if placed.exists() and placed.stat().st_size == kept.stat().st_size and not placed.samefile(kept):
-            link = kept.with_name(f"{kept.name}.link")
-            with suppress(OSError):
+        with suppress(OSError):  # the data set may be prepared again at this moment
+            placed = (paths.dataset(dataset) / "images" / kept.name).resolve()
+            if placed.stat().st_size == kept.stat().st_size and not placed.samefile(kept):
+                link = kept.with_name(f"{kept.name}.link")
+                link.unlink(missing_ok=True)
                 os.link(placed, link)
                 link.replace(kept)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold a file, or a folder with all that is in it: a mark must not outlive what it speaks of."""
+    for inner in path.rglob("*"):
+        _flush_one(inner)
+    _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:
+        if not path.is_dir():  # some network file systems cannot do it to a folder
+            raise
+    finally:
+        os.close(number)
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
@@ -128,10 +165,11 @@ def device_lock(device: str, slots: int, take: int) -> Iterator[None]:
     """Hold `take` of the `slots` places on a device of this machine; waits, and says so, while others hold too many.
 
     It takes all or none: two trainings never wait for the places that the other has. The lock belongs to the process:
-    it goes with it, however it ends.
+    it goes with it, however it ends. All trainings of a user on a machine meet in one folder; CONTRAIL_LOCKS names
+    another one for those that shall wait for nobody.
     """
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir())) / f"contrail-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = Path(os.environ.get("CONTRAIL_LOCKS", LOCKS.format(os.getuid())))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = [(folder / f"{device.replace(':', '-')}-{slot}.lock").open("a+") for slot in range(slots)]
     told = False
     try:

@@ -24,7 +24,7 @@ from typing import Any
 
 from pipeline import graph, lock, params, paths, ranks, tracking
 from pipeline.errors import InputsChanged, MissingInput, RankLost, Refusal, Stopped
-from pipeline.fingerprint import Fingerprint
+from pipeline.fingerprint import Fingerprint, edited_since_start
 from pipeline.hardware import hardware_class, places, set_up
 from pipeline.params import Hardware
 from pipeline.private import masked
@@ -225,10 +225,15 @@ def execute(function: Callable[..., None], name: str) -> None:
     node = _node(name)
     hardware = Hardware(**values["hardware"])
     set_up(hardware)
-    inputs = Fingerprint.take(list(node.params), node.deps)
+    inputs = Fingerprint.take(values, list(node.params), node.deps)
     _require(node.deps)
-    receipt = _receipt(node, hardware)
-    key = graph.key(name)
+    if edited := edited_since_start(node.deps):
+        raise InputsChanged(
+            f"edited while the stage started, which may have read either version: {'; '.join(edited)}. "
+            f"`dvc repro {name}` starts it again"
+        )
+    key, hashes = graph.identity(name)
+    receipt = _receipt(node, hardware, hashes)
     scratch = Scratch(name, {"key": key, "schema": CHECKPOINT_SCHEMA, **receipt})
     if scratch.fresh_because:
         print(f"starting afresh: since the unfinished run, these changed: {scratch.fresh_because}", flush=True)
@@ -239,8 +244,7 @@ def execute(function: Callable[..., None], name: str) -> None:
     try:
         stage.listen()
         if not scratch.finished:
-            _work(function, stage, node, receipt)
-            scratch.finish()
+            _work(function, stage, scratch, node, receipt)
         _hand_over(stage, scratch, node, inputs)
         status = "FINISHED"
     except (Stopped, KeyboardInterrupt):
@@ -250,12 +254,15 @@ def execute(function: Callable[..., None], name: str) -> None:
         tracker.end(status)
 
 
-def _work(function: Callable[..., None], stage: Stage, node: graph.Node, receipt: dict[str, Any]) -> None:
+def _work(
+    function: Callable[..., None], stage: Stage, scratch: Scratch, node: graph.Node, receipt: dict[str, Any]
+) -> None:
     try:
         function(stage, **own_arguments(function, node))
         out = paths.receipt(node.name)
         if str(out) in stage._outs:
             stage.out(out).write_text(json.dumps({"stage": node.name, **receipt}, indent=1, sort_keys=True) + "\n")
+        scratch.finish()
     except OSError as error:
         raise _unwritable(error, node) from error
 
@@ -305,14 +312,13 @@ def _require(inputs: list[str]) -> None:
             raise MissingInput(f"{path} is missing: run `{graph.producer(path)}` first")
 
 
-def _receipt(node: graph.Node, hardware: Hardware) -> dict[str, Any]:
+def _receipt(node: graph.Node, hardware: Hardware, hashes: dict[str, str]) -> dict[str, Any]:
     """What made the outputs, without anything that changes from one run to the next."""
-    inputs = graph.hashes(node.name)
-    code = {path: md5 for path, md5 in inputs.items() if path.endswith(".py") or path.startswith("stages")}
+    code = {path: md5 for path, md5 in hashes.items() if path.endswith(".py") or path.startswith("stages")}
     return {
         "params": node.params,
         "code": code,
-        "data": {path: md5 for path, md5 in inputs.items() if path not in code},
+        "data": {path: md5 for path, md5 in hashes.items() if path not in code},
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in PACKAGES},
         "hardware": hardware_class(hardware),

@@ -4,7 +4,6 @@ An object is a file's bytes under their md5, or, under one that ends in ".dir", 
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from pipeline import lock, tracking
 from pipeline.errors import Refusal
+from pipeline.repro import alive
 
 
 class StoreError(Refusal):
@@ -111,7 +111,7 @@ class Store:
         try:
             with self._repo.lock:
                 held = json.loads(busy.read_text() or "{}") if busy.exists() else {}
-                if any(_alive(who["pid"]) for kinds in held.values() for who in _holders(kinds)):
+                if any(alive(who["pid"]) for kinds in held.values() for who in _holders(kinds)):
                     raise StoreError("a stage is running here: wait until it is done, or stop it")
                 yield
         except LockError as error:
@@ -146,13 +146,3 @@ def opened(root: Path) -> Iterator[Store]:
 def _holders(kinds: dict[str, Any]) -> list[dict[str, Any]]:
     """Of a path in DVC's list of those at work: who reads it, and who writes it."""
     return [*kinds.get("read", []), *([kinds["write"]] if kinds.get("write") else [])]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -1,7 +1,7 @@
 """Stage `evaluate`: what the frozen features are worth, by every probe of the evaluation.
 
     data/features/<evaluation>/seed-<s>.npy, pairs-<s>.npy, pairs.npy, taps.json, taps-<s>/<name>.npy
-    data/datasets/<dataset>/labels.parquet, splits.parquet, budgets/
+    data/datasets/<dataset>/labels.parquet, splits.parquet, pretrain/images.parquet, budgets/
         → data/scores/<evaluation>.json           per score: mean, std over seeds, values; test with a 95 % interval
         → data/predictions/<evaluation>.parquet   probe, seed, id, split, label, predicted
 
@@ -28,7 +28,7 @@ from pipeline.params import Name
 from pipeline.plugins import Spec, specify
 from pipeline.stage import Stage, run
 from stages.datasets._prepared import Prepared
-from stages.probes._metrics import summarize, summary
+from stages.probes._metrics import pretrained_in_words, summarize, summary
 from stages.probes._table import JUDGED, SPLITS, Table, Verdict
 
 ENCODER = "encoder in eval mode, last epoch"
@@ -78,7 +78,8 @@ def read(features: Path, dataset: Path) -> dict[int, Table]:
         raise MissingInput(f"{features} holds no features: run `dvc repro embed@{features.name}`")
     shared: dict[str, Any] = {
         "labels": torch.from_numpy(prepared.labels),
-        "rows": {key: torch.from_numpy(prepared.rows(split)) for key, split in SPLITS.items()},
+        "rows": {key: torch.from_numpy(prepared.rows(split)) for key, split in SPLITS.items()}
+        | {"pretrain": torch.from_numpy(prepared.pretrain)},
         "classes": prepared.classes,
         "ids": prepared.ids,
         "groups": prepared.groups,
@@ -128,7 +129,10 @@ def judge(tables: Mapping[int, Table], probes: Mapping[str, Score]) -> tuple[dic
 def _scores(tables: Mapping[int, Table], verdicts: dict[int, Verdict]) -> dict[str, dict[str, Any]]:
     """The scores of one probe by metric, over the seeds."""
     every, first, table = list(verdicts.values()), next(iter(verdicts.values())), next(iter(tables.values()))
-    protocol, used = f"{first.protocol}, {ENCODER}", first.labels_used
+    seen = pretrained_in_words(
+        table.rows.get("pretrain", table.rows["train"]), {split: table.rows[key] for key, split in SPLITS.items()}
+    )
+    protocol, used = f"{first.protocol}, {ENCODER}{seen}", first.labels_used
     scores: dict[str, dict[str, Any]] = {
         metric: {split: summary([verdict.values[split][metric] for verdict in every]) for split in JUDGED}
         | {"protocol": protocol, "labels_used": used}

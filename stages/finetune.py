@@ -34,7 +34,7 @@ from stages.encoders._model import CHUNK, Model
 from stages.encoders._viewer import viewer
 from stages.objectives._classifiers import keep, kept, pretrained
 from stages.objectives._objective import Objective, Setting
-from stages.probes._metrics import summarize
+from stages.probes._metrics import labels_in_words, pretrained_in_words, summarize
 from stages.training.batches import Beside
 from stages.training.checkpoints import Checkpoints
 from stages.training.feed import Store, fetched, in_order, placed
@@ -43,6 +43,7 @@ from stages.training.randomness import derived, seeded
 from stages.training.schedules import Schedule
 from stages.views._draws import Source
 
+SPLITS = ("train", "validation", "test")
 Head = Literal["h", "projector.1", "projector.2"]
 
 
@@ -209,14 +210,17 @@ def predicted(tuned: Objective, model: Model, prepared: Prepared, store: Store) 
 def score(budget: str, outcomes: list[dict], prepared: Prepared, protocol: str) -> dict[str, Any]:
     """`finetune.<budget>.{top1,balanced_accuracy,macro_f1}` over the cells."""
     draws = prepared.budget_summary[budget]
-    used = max(draw["labels_used"] for draw in draws.values())
-    sentence = f"{protocol}, {used} labels, {len(draws)} draws × {len(outcomes) // len(draws)} seeds, last step"
+    counts = [draw["labels_used"] for draw in draws.values()]
+    cells = f"{len(draws)} draws × {len(outcomes) // len(draws)} seeds"
+    seen = pretrained_in_words(prepared.pretrain, {split: prepared.rows(split) for split in SPLITS})
+    sentence = f"{protocol}, {labels_in_words(counts)}, {cells}, last step{seen}"
     splits = {
         name: (prepared.labels[prepared.labelled(split)], np.array([outcome[split] for outcome in outcomes]))
         for name, split in (("val", "validation"), ("test", "test"))
     }
     groups = prepared.groups[prepared.labelled("test")]
-    return {f"finetune.{budget}.{name}": value for name, value in summarize(splits, sentence, used, groups).items()}
+    scores = summarize(splits, sentence, max(counts), groups)
+    return {f"finetune.{budget}.{name}": value for name, value in scores.items()}
 
 
 if __name__ == "__main__":

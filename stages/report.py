@@ -2,7 +2,8 @@
 
     data/{scores,finetunes,predictions,features,encoders,datasets,receipts} → data/report/
         index.html     the page: table, figures, receipts; needs no other file and no network
-        results.json   {row: {score name: {"test", "val", "protocol", "labels_used"}}}, rows as in params.yaml
+        results.json   {row: {score name: {"test", "val", "protocol", "labels_used"}}}, rows as in params.yaml; the
+                       protocol also says which test images pretraining on another data set saw
         curves.csv, accuracy.csv, confusion.csv    for `dvc plots`
 
 Only the study of params.yaml is reported: anything else in data/ is refused.
@@ -76,6 +77,8 @@ def report(
     blocks = (datasets, runs, evaluations, finetunes, selections)
     study = Study(stage.study, private, dict(zip(SECTIONS, blocks, strict=True)))
     refuse_strangers(study)
+    for judged, words in study.leaks.items():
+        print(f"warning: {judged}: {words}", flush=True)
     results = {row: json.loads(json.dumps(scores, sort_keys=True)) for row, scores in study.results.items()}
     stage.out(paths.REPORT / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     write_csv(stage.out(paths.REPORT / "curves.csv"), ("run", "seed", "epoch", "loss"), loss_lines(study))

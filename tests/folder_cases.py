@@ -64,11 +64,19 @@ def nested_with_groups(folder: Path, count: int = 90, patients: int = 18) -> Pat
     return folder
 
 
+def many_classes(folder: Path, classes: int = 100, each: int = 12) -> Path:
+    """c00/0.png …"""
+    for number in range(classes * each):
+        picture(folder / f"c{number % classes:02d}" / f"{number}.png", number, (8, 8))
+    return folder
+
+
 KINDS = {
     "class_folders": class_folders,
     "flat_with_table": flat_with_table,
     "unlabelled": unlabelled,
     "nested_with_groups": nested_with_groups,
+    "many_classes": many_classes,
 }
 
 

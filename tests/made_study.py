@@ -20,6 +20,8 @@ SIMCLR_VIEWS = {
 }
 WEAK_VIEWS = {"name": "weak", "crop": {"padding": 1}, "flip": 0.0, "rotation": 0.0}
 QUALITY = {"bad": 0.01, "near": None, "leaks": "report"}
+PROBES: dict[str, dict] = {"knn": {}, "linear": {}, "geometry": {}, "layers": {}}
+OWN = "stages/objectives/supervised.py"
 ROWS = ("simclr", "supervised", "random", "pixels")
 
 
@@ -57,8 +59,8 @@ def make_params() -> dict:
         "private": False,
         "datasets": {"digits": {"pretrain_on": ["train"], "quality": QUALITY, "budgets": budgets}},
         "runs": runs,
-        "evaluations": {name: {"run": name, "dataset": "digits"} for name in ROWS},
-        "finetunes": {name: {"run": name, "dataset": "digits"} for name in ROWS[:3]},
+        "evaluations": {name: {"run": name, "dataset": "digits", "probes": PROBES} for name in ROWS},
+        "finetunes": {name: {"run": name, "dataset": "digits", "teacher": OWN} for name in ROWS[:3]},
         "selections": {},
     }
 

@@ -16,6 +16,7 @@ from stages.datasets._storage import Packed
 from stages.encoders import _model
 
 PARTS = {"train": 90, "validation": 60, "test": 60}
+INPUT = {"side": 4, "mean": [0.0] * 3, "std": [1.0] * 3}
 PROBES = {
     "knn": {"k": 5, "temperature": 0.07},
     "linear": {"penalties": {"low": 1e-3, "high": 1.0, "steps": 2}},
@@ -47,6 +48,9 @@ def write_data(folder):
     pq.write_table(pa.table(table), folder / "labels.parquet")
     splits = [split for split, count in PARTS.items() for _ in range(count)]
     pq.write_table(pa.table({"id": ids, "split": splits, "group": ids}), folder / "splits.parquet")
+    (folder / "pretrain").mkdir()
+    train = range(PARTS["train"])
+    pq.write_table(pa.table({"row": train, "id": ids[: len(train)]}), folder / "pretrain" / "images.parquet")
     (folder / "budgets").mkdir()
     (folder / "budgets" / "summary.json").write_text("{}")
 
@@ -60,7 +64,7 @@ def write_export(folder, looked_at):
     shutil.copyfile(_model.__file__, folder / "model.py")
     (folder / "encoder.py").write_text(NETWORK)
     config = {"encoder": {"class": "Net", "arguments": {}}, "features": 3}
-    config["input"] = {"side": 4, "mean": [0.0] * 3, "std": [1.0] * 3}
+    config["input"] = INPUT
     (folder / "config.json").write_text(json.dumps(config))
     save_file({"linear.weight": weight.flatten(1), "linear.bias": bias}, folder / "encoder.safetensors")
     inputs = torch.randint(0, 256, (8, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -96,7 +100,8 @@ def record(name):
 
 
 def write_params(study="toy"):
-    run = {"dataset": "toy", "sees": "images", "encoder": {"name": "net"}, "init": "net.py", "seeds": [0]}
+    run = {"dataset": "toy", "sees": "images", "encoder": {"name": "net"}, "init": "net.py", "input": INPUT}
+    run["seeds"] = [0]
     runs = {name: run | {"method": {"name": "simclr"}} for name in ("fair", "good")}
     runs["random"] = run | {"method": {"name": "random"}}
     evaluations = {name: {"run": name, "dataset": "toy", "probes": PROBES} for name in runs}

@@ -10,7 +10,8 @@ import pytest
 from toy_project import PARAMS, REPOSITORY, STAGES, commit, edit, make, run
 from typer.testing import CliRunner
 
-from pipeline import cli, deploy, doctor, lock, params, quick, recipes, repro, where
+from pipeline import cli, deploy, doctor, lock, params, plugins, quick, recipes, repro, where
+from pipeline.errors import Refusal
 from pipeline.recipes import RecipeError
 
 VERBS = {
@@ -173,7 +174,7 @@ def test_shrink_keeps_the_shape_of_a_study():
                 "seeds": [0, 1],
             }
         },
-        "evaluations": {"a": {"run": "a", "probes": {"linear": {"steps": 13}}}},
+        "evaluations": {"a": {"run": "a", "dataset": "d", "probes": {"linear": {"steps": 13}}}},
         "finetunes": {"a": {"training": {"steps": 200, "batch_size": 16}}},
         "selections": {"next": {"evaluation": "a", "seed": 1, "images": 200}},
     }
@@ -253,6 +254,37 @@ def test_what_stops_a_run_in_the_end_stops_it_at_the_start(studies):
     assert second == "data: no stage of this study makes these, remove them: data/encoders/old"
 
 
+def test_an_unfinished_forget_stops_a_run(studies):
+    """Stages would read again what is to go; the same command goes on."""
+    [finding] = doctor.forgetting(studies)
+    assert finding.state == "ok"
+    (studies / ".scratch").mkdir(exist_ok=True)
+    (studies / ".scratch/forget.json").write_text("{}")
+    answer = contrail(studies, "run")
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        "error: forget: .scratch/forget.json is of an unfinished `contrail forget`: the same command goes on\n"
+    )
+
+
+def test_a_data_set_is_fetched_by_its_source_too(project, monkeypatch):
+    """As the sentence about missing files names it; of two with one source it has to be said which."""
+    fetched = []
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(plugins, "fetcher", lambda source: lambda path: fetched.append((source, path)))
+    block = "{source: {name: %s, path: data/raw/%s}}"
+    named = [("train", "cifar10"), ("one", "stl10"), ("two", "stl10")]
+    lines = [f"  {name}: {block % (source, name)}" for name, source in named]
+    (project / "params.yaml").write_text("\n".join(["study: a", "datasets:", *lines]))
+    for what in ("train", "cifar10", "two"):
+        cli.fetch(what)
+    assert fetched == [("cifar10", "data/raw/train")] * 2 + [("stl10", "data/raw/two")]
+    with pytest.raises(Refusal, match="2 data sets have the source 'stl10', say which: one, two"):
+        cli.fetch("stl10")
+    with pytest.raises(Refusal, match=r"has no data set 'trian'; did you mean 'train'\? It has train, one, two"):
+        cli.fetch("trian")
+
+
 def test_nothing_is_missing_before_the_first_run(tmp_path):
     """What a stage reads is made by others, also where it is the folder of all that they make."""
     root = make(tmp_path / "project")
@@ -322,6 +354,35 @@ def test_the_doctor_compares_versions(tmp_path):
     (tmp_path / "constraints.txt").write_text("# tested\npytest==1.0\n")
     [finding] = doctor.pins(tmp_path)
     assert (finding.state, "instead of 1.0" in finding.words) == ("note", True)
+
+
+def score(mean, std, n, labels):
+    return {"test": {"mean": mean, "std": std, "n": n}, "labels_used": labels}
+
+
+def test_the_scores_are_a_table(project):
+    """A line for each row in the order of the study, a column for each headline score, with the labels it used."""
+    scores = {
+        "b": {"knn.top1": score(0.5, 0.0, 1, 1095), "linear.top1": score(0.61, 0.0, 1, 1095)},
+        "a": {
+            "knn.top1": score(0.9735, 0.0031, 3, 1095),
+            "knn.macro_f1": score(0.9, 0.1, 3, 1095),
+            "finetune.few.top1": score(0.8, 0.1, 9, 10),
+        },
+    }
+    study = {"evaluations": {"a": {}, "b": {}}, "finetunes": {"a": {"budgets": ["few", "all"]}}}
+    assert where.drawn(scores, study) == [
+        "top-1 on test, %  kNN         linear  fine-tuned few",
+        "labels            1,095       1,095   10",
+        "a                 97.4 ± 0.3  –       80.0 ± 10.0",
+        "b                 50.0        61.0    –",
+    ]
+    assert where.drawn({}, study) == where.drawn({**scores, "c": {}}, study) == []
+    (project / "data/report").mkdir(parents=True)
+    (project / "data/report/results.json").write_text(json.dumps(scores))
+    sections = "".join(f"{name}: {json.dumps(block)}\n" for name, block in study.items())
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + sections)
+    assert where.results(project)[:4] == where.drawn(scores, study)
 
 
 def test_published_outputs_are_compared_with_the_last_commit(studies):

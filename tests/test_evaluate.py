@@ -64,6 +64,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     labels = {"id": ids[known], "label": LABELS[known], "name": [CLASSES[label] for label in LABELS[known]]}
     pq.write_table(pa.table(labels), dataset / "labels.parquet")
     pq.write_table(pa.table(splits), dataset / "splits.parquet")
+    show({"train"})
     (dataset / "budgets").mkdir()
     (dataset / "budgets" / "summary.json").write_text("{}")
     random = np.random.default_rng(0)
@@ -74,6 +75,14 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         np.save(features / f"seed-{seed}.npy", array.astype(np.float32))
         np.save(features / f"pairs-{seed}.npy", random.normal(size=(2, len(rows), 6)).astype(np.float32))
     return tmp_path
+
+
+def show(splits: set[str]) -> None:
+    """What `prepare` writes with `pretrain_on` these splits."""
+    rows = np.flatnonzero(np.isin(SPLIT, sorted(splits)))
+    file = paths.dataset("pets") / "pretrain" / "images.parquet"
+    file.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"id": [f"image-{row:03}" for row in rows], "row": rows}), file)
 
 
 def checked(probes: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +135,16 @@ def test_a_number_says_how_it_was_obtained(repository: Path) -> None:
     assert scores["linear.top1"]["labels_used"] == 59
     assert scores["geometry.rankme"]["labels_used"] == 0
     assert len(scores["linear.top1"]["chosen"]["penalty"]) == len(SEEDS)
+
+
+def test_a_protocol_says_when_pretraining_may_see_more_than_train(repository: Path) -> None:
+    """Of every score, whatever the probe; where it is train alone, nothing is added."""
+    usual, _, _ = ran(repository)
+    show({"train", "test"})
+    told, _, _ = ran(repository, "told")
+    for name, score in told.items():
+        assert score["protocol"] == f"{usual[name]['protocol']}, pretraining may see train and test images"
+        assert score["test"] == usual[name]["test"]
 
 
 def test_numbers_follow_from_the_predictions(repository: Path) -> None:

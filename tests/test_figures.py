@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.figures import _images, _rows, _svg, confusion, feature_map, neighbors, results_table
+from stages.figures import (
+    _images,
+    _rows,
+    _svg,
+    accuracy_against_labels,
+    confusion,
+    feature_map,
+    neighbors,
+    results_table,
+)
 
 
 def test_rows_keep_their_color():
@@ -32,6 +41,31 @@ def test_weights_from_elsewhere_are_no_floor():
     assert _rows.main(rows) is rows[2]
     kinds = (f"imported from {weights}", "untrained", f"without labels, from {weights}")
     assert all(f"<small>{kind}</small>" in results_table._name(row) for row, kind in zip(rows, kinds, strict=True))
+
+
+def test_labels_of_an_earlier_run_count():
+    """A row that starts from weights of a run with labels is shown with labels and is no main row."""
+    weights = "data/encoders/labels/seed-0/encoder.safetensors"
+    runs = {name: {"sees": "images", "dataset": "d", "init": weights} for name in ("after", "taken", "own", "labels")}
+    runs["labels"] |= {"sees": "labels", "init": "stages/encoders/resnet.py"}
+    runs["own"]["init"] = "stages/encoders/resnet.py"
+    uses = {name: {"run": name, "dataset": "d"} for name in runs}
+    scores = {name: {"knn.top1": {"val": {"mean": 0.5 if name == "own" else 0.9}}} for name in runs}
+    rows = _rows.make(scores, uses, runs, {"after", "labels", "own"})
+    assert _rows.main(rows).name == "own"
+    kinds = [f"with labels, from {weights}", f"with labels, imported from {weights}", "without labels", "with labels"]
+    for row, kind in zip(rows, kinds, strict=True):
+        assert f"<small>{kind}</small>" in results_table._name(row)
+
+
+def test_perfect_rows_are_drawn():
+    """Accuracies that are all 100 % have an axis below them."""
+    entry = {"test": {"mean": 1.0, "std": 0.0}, "labels_used": 10}
+    runs = {"a": {"sees": "images", "init": "stages/encoders/resnet.py"}}
+    rows = _rows.make({"a": {"linear.top1": entry}}, {"a": {"run": "a", "dataset": "d"}}, runs, {"a"})
+    drawn = accuracy_against_labels.draw(rows, [])
+    assert ">90</text>" in drawn
+    assert ">100</text>" in drawn
 
 
 def test_names_are_escaped():
@@ -75,6 +109,27 @@ def test_map_lies_in_its_frame_and_never_changes():
     assert places.min() >= -1e-6
     assert places.max() <= 1 + 1e-6
     assert np.array_equal(places, feature_map.project(features))
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [((2, 5), "2 labelled test images"), ((30, 1), "its features have one dimension"), ((3, 2), "")],
+)
+def test_what_cannot_be_mapped_says_why(shape, reason):
+    """Too few images, one dimension: t-SNE would raise an error."""
+    features = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    assert feature_map.unmappable(features).startswith(reason)
+    assert bool(feature_map.unmappable(features)) == bool(reason)
+    if not reason:
+        assert np.isfinite(feature_map.project(features)).all()
+
+
+def test_a_collapsed_encoder_has_no_map():
+    """Features that are one, or differ by rounding or length alone; t-SNE would end the process at the first."""
+    random = np.random.default_rng(0)
+    for each in (np.zeros((9, 4)), np.ones((9, 4)), np.ones((9, 4)) * random.uniform(1, 2, (9, 1))):
+        assert feature_map.unmappable(each.astype(np.float32)) == "its features are the same for every image"
+    assert feature_map.unmappable(np.repeat(np.eye(2, 4, dtype=np.float32), [8, 1], axis=0)) == ""
 
 
 def test_image_survives_the_data_uri():

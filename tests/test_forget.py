@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,36 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from trail_project import SCANS, TEST, TRAIN, asked, copied, digest, dvc, finished, forgotten, holders, image, name, png
+from toy_project import run
+from trail_project import (
+    IGNORED,
+    SCANS,
+    TEST,
+    TRAIN,
+    asked,
+    copied,
+    digest,
+    dvc,
+    finished,
+    forgotten,
+    holders,
+    image,
+    name,
+    png,
+)
 from typer.testing import CliRunner
 
-from pipeline import cli, lock, params, store
+from pipeline import cli, lock, params, recipes, store
 from pipeline.errors import ParamsError, Refusal
 from pipeline.store import Store
 from pipeline.trail import forget, history, removal, sources
 from pipeline.trail.forget import JOURNAL
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +192,63 @@ def test_scratch_is_cleared_but_for_what_waits_for_the_tracker(root: Path) -> No
     assert [path.name for path in (root / ".scratch").iterdir()] == ["tracking"]
 
 
+def test_files_that_still_name_it_are_named(root: Path) -> None:
+    """Lists and pages that git passes over, in every spelling; not the environment, and not what names others."""
+    odd = "P3/caf\u00e9 & co.png"
+    Image.fromarray(image(77)).save(root / SCANS / odd)
+    with (root / SCANS / "labels.csv").open("a") as lines:
+        lines.write(f"{odd},0,P3\n")
+    dvc(root, "repro", "--quiet", "prepare@small")
+    (root / ".gitignore").write_text(IGNORED + "to_label*\n.venv\n")
+    named = {
+        "to_label.csv": f"file,label\n{name(TRAIN)},\n",
+        "to_label.html": '<input data-file="P3/caf\u00e9 &amp; co.png">',
+        "notes/to_label \u00e9.html": f'<input data-file="{name(TRAIN)}">',
+        "seen.txt": "P3/cafe\u0301 & co.png",
+        "data/raw/sites.CSV": f"site,file\nnorth,{name(TRAIN)}\n",
+    }
+    others = {".venv/pages.txt": name(TRAIN), "to_label.2.csv": f"file,label\n{name(2)},\n"}
+    for file, text in (named | others).items():
+        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).write_text(text)
+    [line] = [line for line in forgotten(root, name(TRAIN), odd) if "may still name" in line]
+    assert sorted(line.partition(": ")[2].split(", ")) == sorted(named)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_page_of_an_image_that_the_source_has_no_more_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """Asked for by its pixels, as the page knows it by its id; also where a call was killed after the last object."""
+    taken_out(root, TRAIN)
+    (root / "to_label.html").write_text(f'<input data-file="{name(TRAIN)}">')
+    if killed:
+        remove, places = Store.remove, iter(("cache", "shelf"))
+
+        def ending(*arguments: Any) -> None:
+            remove(*arguments)
+            if next(places) == "shelf":
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "remove", ending)
+            with pytest.raises(Killed):
+                forgotten(root, digest(image(TRAIN)))
+    lines = forgotten(root, digest(image(TRAIN)))
+    assert any(line.endswith("may still name or show them: to_label.html") for line in lines)
+
+
+def test_clean_keeps_the_journal_of_an_interrupted_call(root: Path) -> None:
+    """`make clean` in between: what was planned is still known."""
+    shutil.copyfile(REPOSITORY / "Makefile", root / "Makefile")
+    (root / JOURNAL).parent.mkdir(exist_ok=True)
+    (root / JOURNAL).write_text(json.dumps({"images": [digest(image(TRAIN))]}))
+    (root / ".scratch" / "tracked").touch()
+    run("make", "clean", cwd=root)
+    assert forget.begun(root).images == [digest(image(TRAIN))]
+    assert list((root / ".scratch").iterdir()) == [root / JOURNAL]
+
+
 def test_the_run_cache_brings_nothing_back(root: Path) -> None:
     """The image put back, its data set is made anew: no entry of the run-cache, here or there, knows the old one."""
     content, table = (root / SCANS / name(TRAIN)).read_bytes(), (root / SCANS / "labels.csv").read_text()
@@ -185,10 +265,6 @@ def test_the_run_cache_brings_nothing_back(root: Path) -> None:
 
 
 # ---- a kill does no harm
-
-
-class Killed(BaseException):
-    """As SIGKILL: nothing catches it."""
 
 
 def dying(function: Callable, at: int) -> Callable:
@@ -208,7 +284,7 @@ def dying(function: Callable, at: int) -> Callable:
     [
         (removal, "files", 1),  # the table has lost its rows, the files are there
         (removal, "rows", 2),  # one data set is done
-        (forget, "_remove", 1),
+        (recipes, "remove", 1),
         (Store, "remove", 1),
         (Store, "remove", 2),  # the cache is done, the remote is not
         (Store, "remove_runs", 2),

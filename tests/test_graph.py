@@ -67,7 +67,7 @@ def test_the_lock_is_that_of_the_code():
 def test_keys_are_those_of_dvc(finished):
     """The key of a stage, from the working copy and from dvc.lock, is the name of DVC's own run-cache entry."""
     kept = {folder.name for folder in finished.glob(".dvc/cache/runs/*/*")}
-    computed = {name: graph.key(name, finished) for name in STAGES}
+    computed = {name: graph.identity(name, finished)[0] for name in STAGES}
     assert set(computed.values()) == kept
     assert {entry.stage: entry.key for entry in graph.lock_entries(finished)} == computed
 
@@ -76,7 +76,7 @@ def test_a_running_stage_knows_its_key(tmp_path):
     """What a stage computes about itself while DVC runs it is the key under which DVC then keeps it."""
     root = make(tmp_path / "project")
     code = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from pipeline import graph; " + (
-        "import os; open('data/encoders/a', 'w').write(graph.key(os.environ['DVC_STAGE']))"
+        "import os; open('data/encoders/a', 'w').write(graph.identity(os.environ['DVC_STAGE'])[0])"
     )
     (root / "self.py").write_text(code)
     edit(root, "dvc.yaml", 'grep "  ${key}:" params.yaml > data/encoders/${key}', f"{sys.executable} self.py")
@@ -88,7 +88,7 @@ def test_a_running_stage_knows_its_key(tmp_path):
 def test_hashes_name_every_dependency(finished):
     """Each dependency has the md5 that dvc.lock records."""
     recorded = {dep["path"]: dep["md5"] for dep in lock.read(finished)["report"]["deps"]}
-    assert graph.hashes("report", finished) == recorded
+    assert graph.identity("report", finished)[1] == recorded
 
 
 def test_producer_says_what_brings_a_path_back(finished):
@@ -140,7 +140,7 @@ def test_status_is_dvcs_word(project):
 def test_plan_of_a_finished_project_is_empty(finished):
     """Nothing is to do, and every key is known."""
     assert [(step.action, step.key) for step in graph.plan(finished)] == [
-        ("nothing", graph.key(name, finished)) for name in STAGES
+        ("nothing", graph.identity(name, finished)[0]) for name in STAGES
     ]
 
 
@@ -169,6 +169,25 @@ def test_plan_foresees_what_the_cache_restores(project):
     run("rm", "-rf", "data", "dvc.lock", cwd=project)
     assert set(actions(project).values()) == {"restore"}
     assert repro_all(project).count("is cached - skipping run") == len(STAGES)
+
+
+@pytest.mark.parametrize("gone", [["data", "dvc.lock"], ["data"], ["data/encoders/a", "data/datasets"], []])
+def test_plan_foresees_a_folder_of_outputs(tmp_path, gone):
+    """A dependency on the folder in which several stages write: what is there, and what comes from the cache."""
+    root = make(tmp_path / "project")
+    edit(root, "dvc.yaml", "deps: [data/encoders/a, data/encoders/b]", "deps: [data/encoders, data/datasets]")
+    edit(root, "dvc.yaml", "data/encoders/* >", "data/encoders/[ab] >")
+    (root / "data/encoders").mkdir(parents=True)
+    (root / "data/encoders/notes").write_text("of a person")
+    repro_all(root)
+    run("rm", "-rf", *gone, cwd=root)
+    (root / "data/encoders").mkdir(parents=True, exist_ok=True)
+    (root / "data/encoders/notes").write_text("of a person")
+    planned = actions(root)
+    said = repro_all(root)
+    assert "run" not in planned.values()
+    assert said.count("Running stage") == 0
+    assert list(planned.values()).count("nothing") == said.count("didn't change, skipping")
 
 
 def test_plan_runs_what_the_cache_has_lost(project):

@@ -137,6 +137,27 @@ def test_a_parquet_table_of_numbers_takes_no_words(project: Path) -> None:
         merge(project, "b.jpg,heron", new_class=True)
 
 
+@pytest.mark.parametrize("labels", ["labels.csv", "labels.parquet"])
+def test_a_linked_table_stays_linked(project: Path, labels: str) -> None:
+    """The table that the link leads to has the labels; an object of DVC's cache stays, and the link becomes a file."""
+    describe(project, SOURCE | {"labels": labels})
+    link, object_ = project / "data/raw/birds" / labels, project / "ab" / ("c" * 30)
+    before = b"file,label\na.jpg,heron\n"
+    if labels.endswith("parquet"):
+        pq.write_table(pa.table({"file": ["a.jpg"], "label": ["heron"]}), project / "written")
+        before = (project / "written").read_bytes()
+    for real in (project / "real" / labels, object_):
+        real.parent.mkdir()
+        real.write_bytes(before)
+        link.unlink(missing_ok=True)
+        link.symlink_to(real)
+        merge(project, "b.jpg,heron")
+        assert link.read_bytes() != before
+        assert link.is_symlink() == (real != object_)
+    assert (project / "real" / labels).read_bytes() == link.read_bytes()
+    assert object_.read_bytes() == before
+
+
 def test_a_new_class_has_to_be_meant(project: Path) -> None:
     """A label that no image has is refused, with the one that was perhaps meant, unless it is said to be new."""
     with pytest.raises(Refusal, match=r"no image has the label 'heorn' yet; did you mean 'heron'\?.*--new-class"):
@@ -253,6 +274,30 @@ def test_how_many_images_is_changed_and_nothing_else(shipped: Path) -> None:
     after = (shipped / "params.yaml").read_text().splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     assert changed == [("    images: 100 # how many to label", "    images: 250 # how many to label")]
+
+
+@pytest.mark.parametrize(
+    ("images", "others"),
+    [
+        ("images: &n 100", ""),
+        ("images: 1_00", ""),
+        ("<<: *base", ""),
+        ("images: *count", ""),
+        ("images: 100", "  next2: *next\n"),
+        ("images: 100", "  next2: { <<: *next, seed: 1 }\n"),
+    ],
+)
+def test_a_number_that_stands_elsewhere_is_not_written(shipped: Path, images: str, others: str) -> None:
+    """An anchor, an alias, a merged block: the sentence says what to do by hand, and params.yaml stays as it is."""
+    named(None, shipped)
+    text = (shipped / "params.yaml").read_text().replace("images: 100", images).replace("  next:", "  next: &next")
+    text = text.replace("study: digits", "study: digits\nbase: &base { images: &count 100 }", 1) + others
+    (shipped / "params.yaml").write_text(text)
+    with pytest.raises(Refusal, match=r"selections\.next\.images .* write `images: 250` "):
+        set_images("next", 250, shipped)
+    assert (shipped / "params.yaml").read_text() == text
+    set_images("next", 100, shipped)
+    assert (shipped / "params.yaml").read_text() == text
 
 
 def test_which_encoder_is_asked_where_several_learned(shipped: Path) -> None:

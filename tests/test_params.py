@@ -89,6 +89,14 @@ def test_what_is_no_mapping_in_yaml_is_refused(tmp_path: Path, text: str | bytes
     assert "http" not in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["2024", "1e5", "true", "null"])
+def test_a_name_that_yaml_takes_for_a_number_or_a_word_is_refused(tmp_path: Path, key: str) -> None:
+    """DVC would leave out its stages without a word; in quotes it is a name as any other."""
+    with pytest.raises(ParamsError, match=r"params\.yaml: runs\..* is no text as a name: quote it, or choose"):
+        written(tmp_path, f"study: a\nruns: {{ {key}: {{}} }}")
+    assert written(tmp_path, f'study: a\nruns: {{ "{key}": {{}} }}')["runs"] == {key: {}}
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """Without params.yaml there is a sentence."""
     with pytest.raises(ParamsError, match=r"there is no .*params\.yaml"):

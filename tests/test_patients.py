@@ -71,7 +71,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Study:
     yaml.default_flow_style = False
     yaml.dump(make(params.read(root / "params.yaml")), folder / "params.yaml")
     study = Study(folder)
-    study.environment["XDG_RUNTIME_DIR"] = str(folder)  # waits for nobody
+    study.environment["CONTRAIL_LOCKS"] = str(folder)  # waits for nobody
     study.first = study.repro()
     return study
 

@@ -200,6 +200,26 @@ def test_linear_equals_scikit_learn(penalty: float, digits: Table) -> None:
     assert (ours == theirs).all()
 
 
+@pytest.mark.parametrize("kept", [0, 2**20])
+def test_linear_holds_a_block_of_rows(kept: int, digits: Table, exact: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits are made a block at a time, and kept only where all are few; the classifier is the same."""
+    penalties = torch.tensor([1e-2, 1e-4]).double()
+    weight, bias = _logistic.fit(*digits.examples("train"), classes=10, penalties=penalties)
+    made, forth = [], _logistic._forth
+
+    def counted(z: Tensor, w: Tensor) -> Tensor:
+        made.append(forth(z, w))
+        return made[-1]
+
+    monkeypatch.setattr(_logistic, "_forth", counted)
+    monkeypatch.setattr(_logistic, "CELLS", 7 * 20 * 10)
+    monkeypatch.setattr(_logistic, "KEPT", kept)
+    again, offset = _logistic.fit(*digits.examples("train"), classes=10, penalties=penalties)
+    assert max(logits.numel() for logits in made) <= 7 * 20 * 10
+    assert torch.allclose(again, weight, atol=1e-6)
+    assert torch.allclose(offset, bias, atol=1e-6)
+
+
 @pytest.mark.usefixtures("exact")
 def test_every_penalty_is_solved_to_its_optimum(digits: Table) -> None:
     """The gradient of the loss as written in the docstring vanishes for the whole path, weakest penalty included."""

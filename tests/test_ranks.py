@@ -196,7 +196,7 @@ def test_the_command_with_two_ranks_is_stopped_and_resumed_to_the_same_bytes(tmp
     values["hardware"] |= {"ranks": 2, "device": "cpu"}
     values["runs"]["simclr"]["training"] |= {"epochs": 8, "batch_size": 32}
     (folder / "params.yaml").write_text(json.dumps(values))
-    environment = os.environ | {"CONTRAIL_TRACKING": "off", "XDG_RUNTIME_DIR": str(tmp_path)}
+    environment = os.environ | {"CONTRAIL_TRACKING": "off", "CONTRAIL_LOCKS": str(tmp_path)}
 
     def start(*command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

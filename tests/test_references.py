@@ -119,3 +119,29 @@ def test_a_row_of_the_report_is_of_one_run(study: dict[str, Any]) -> None:
     params.check(study)
     says = "finetunes.simclr.run: evaluations.simclr has simclr, and both are one row of the report: write that, or"
     assert says in refused(put(study, "finetunes/simclr/run", "lars"))
+
+
+def test_few_labels_are_all_that_was_seen(study: dict[str, Any]) -> None:
+    """A finetune of a run that saw the labels of its data set is refused, however the run came by them."""
+    study["runs"]["ceiling"] = copy.deepcopy(study["runs"]["simclr"]) | {"sees": "labels"}
+    study["runs"]["lars"]["init"] = "data/encoders/ceiling/seed-0/encoder.safetensors"
+    study["finetunes"]["x"] = copy.deepcopy(FINETUNE)
+    params.check(study)
+    for run in ("ceiling", "lars"):
+        sentence = refused(put(study, "finetunes/x/run", run))
+        assert sentence == (
+            f"params.yaml: finetunes.x.run: the encoder of {run!r} has seen every label of digits in pretraining, so "
+            f"the budgets would say too little: name a run that sees images, and starts from none that sees labels"
+        )
+    study["datasets"]["others"] = study["datasets"]["digits"]
+    params.check(put(study, "runs/ceiling/dataset", "others"))
+
+
+def test_a_probe_is_called_what_it_is(study: dict[str, Any]) -> None:
+    """The report's columns go by the keys: one that is a probe's name is that probe."""
+    probes = study["evaluations"]["simclr"]["probes"]
+    probes["knn_k9"] = {"name": "knn", "k": 9, "temperature": 0.1}
+    params.check(study)
+    probes["linear"] = probes["knn_k9"]
+    says = "evaluations.simclr.probes.linear: the scores would be called linear and be those of knn: take another key"
+    assert says in refused(study)

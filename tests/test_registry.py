@@ -92,6 +92,19 @@ def test_without_a_name_the_best_run_without_labels_is_registered(project):
     assert registry.register(None) == 1
 
 
+def test_accuracies_on_several_data_sets_name_no_best(project):
+    """The highest would be that of the easiest data set: the candidates are named, and one by its name is taken."""
+    study = params.read()
+    study["runs"]["easy"] = study["runs"]["good"] | {"dataset": "easy"}
+    study["evaluations"]["easy"] = {"run": "easy", "dataset": "easy", "probes": {}}
+    Path("params.yaml").write_text(json.dumps(study))
+    assert registry.register(None) == 2  # it has no score
+    shutil.copyfile(paths.scores("good"), paths.scores("easy"))
+    with pytest.raises(registry.RegistryError, match=r"fair \(toy\), good \(toy\), easy \(easy\)"):
+        registry.register(None)
+    assert registry.register("fair") == 1
+
+
 @pytest.mark.parametrize(
     ("init", "best"),
     [
@@ -145,6 +158,28 @@ def test_promotion_and_rollback_move_the_aliases(project):
     assert registry.rollback() == 2
 
 
+def test_a_version_whose_images_were_forgotten_is_not_rolled_back_to(project):
+    """As it is not promoted either; the aliases stay."""
+    registry.promote(1)
+    registry.promote(2)
+    client().set_model_version_tag("toy-encoder", "1", gates.FORGOTTEN, "saw 2 images forgotten on 2026-01-01")
+    sentence = "version 1 does not become the champion again: it saw 2 images forgotten on 2026-01-01: `dvc repro`"
+    with pytest.raises(registry.RegistryError, match=sentence):
+        registry.rollback()
+    assert named()["champion"] == 2
+    assert named()["previous"] == 1
+
+
+def test_there_is_no_way_back_without_a_champion(project):
+    """Its alias was deleted, by hand or on MLflow's page: the sentence says so."""
+    registry.promote(1)
+    registry.promote(2)
+    client().delete_registered_model_alias("toy-encoder", "champion")
+    with pytest.raises(registry.RegistryError, match="no @champion"):
+        registry.rollback()
+    assert named()["previous"] == 1
+
+
 def test_nothing_to_promote(project):
     """Without a candidate, or with a version that does not exist, the sentence says what there is."""
     client().delete_registered_model_alias("toy-encoder", "candidate")
@@ -186,6 +221,15 @@ def test_a_study_without_an_untrained_encoder_promotes_nothing(project):
     del study["evaluations"]["random"]
     Path("params.yaml").write_text(json.dumps(study))
     assert "nothing to compare with" in reasons(2)
+
+
+@pytest.mark.parametrize(("key", "value"), [("side", 8), ("mean", [0.5] * 3), ("std", [0.5] * 3)])
+def test_an_untrained_encoder_that_is_shown_other_pixels_is_no_floor(project, key, value):
+    """The same network on smaller images, or on others' brightness, is another one."""
+    study = params.read()
+    study["runs"]["random"]["input"] |= {key: value}
+    Path("params.yaml").write_text(json.dumps(study))
+    assert "random and the encoder and the input of good" in reasons(2)
 
 
 def test_an_encoder_worse_than_the_champion_is_refused(project):

@@ -1,6 +1,7 @@
 """Claims about the scratch folder and the device lock.
 
 - finished outputs stay until dvc.lock has recorded them, whatever happens in between
+- stages that start together clear away what others have left, without tripping over each other
 - an identity has its folder; another identity starts afresh and says what differs
 - a device has so many places, and a place goes with its process
 """
@@ -10,11 +11,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline import lock
+from pipeline import lock, scratch
 from pipeline.scratch import Scratch, _lock_some, device_lock, write_atomically
 
 OUTS = ["data/encoders/simclr", "data/scores/simclr.json"]
@@ -25,20 +27,21 @@ def identity(**changes: object) -> dict:
     return {"key": lock.key(ENTRY), "params": {"epochs": 3}} | changes
 
 
-def finished(**changes: object) -> Scratch:
+def finished(stage: str = "pretrain@simclr", **changes: object) -> Scratch:
     """A scratch folder with both outputs written."""
-    scratch = Scratch("pretrain@simclr", identity(**changes))
-    (scratch.outs / OUTS[0]).mkdir(parents=True)
-    (scratch.outs / OUTS[0] / "weights").write_text("weights")
-    (scratch.outs / OUTS[1]).parent.mkdir(parents=True)
-    (scratch.outs / OUTS[1]).write_text("{}")
-    scratch.finish()
-    return scratch
+    work = Scratch(stage, identity(**changes))
+    (work.outs / OUTS[0]).mkdir(parents=True)
+    (work.outs / OUTS[0] / "weights").write_text("weights")
+    (work.outs / OUTS[1]).parent.mkdir(parents=True)
+    (work.outs / OUTS[1]).write_text("{}")
+    work.finish()
+    return work
 
 
-def record() -> None:
-    """Write dvc.lock as DVC does after the stage."""
-    Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"pretrain@simclr": ENTRY}}))
+def record(*stages: str) -> None:
+    """Write dvc.lock as DVC does after the stages."""
+    entries = dict.fromkeys(stages or ["pretrain@simclr"], ENTRY)
+    Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": entries}))
 
 
 @pytest.fixture(autouse=True)
@@ -59,10 +62,10 @@ def test_outputs_survive_until_they_are_recorded() -> None:
 
 def test_outputs_survive_a_kill_half_way_through_the_hand_over() -> None:
     """One output placed, the other not: nothing is lost and nothing counts as recorded."""
-    scratch = finished()
-    scratch.place(OUTS[:1])
+    work = finished()
+    work.place(OUTS[:1])
     record()
-    (scratch.folder / "placed").unlink()  # what a kill before the end of `place` leaves
+    (work.folder / "placed").unlink()  # what a kill before the end of `place` leaves
     assert Scratch("pretrain@simclr", identity()).finished
 
 
@@ -73,6 +76,71 @@ def test_recorded_outputs_are_dropped_and_a_forced_run_is_a_new_one() -> None:
     again = Scratch("pretrain@simclr", identity())
     assert not again.finished
     assert list(again.outs.iterdir()) == []
+
+
+STAGE_THAT_STARTS = """\
+import sys
+from pipeline.scratch import Scratch
+sys.stdin.readline()
+Scratch(sys.argv[1], {"key": "0"})
+"""
+
+
+def test_stages_that_start_together_share_the_clearing_away() -> None:
+    """None fails because of a folder that another is removing, and all of them are gone."""
+    stages = [f"pretrain@{k}" for k in range(20)]
+    for stage in stages:
+        finished(stage).place(OUTS)
+    record(*stages)
+    command = [sys.executable, "-c", STAGE_THAT_STARTS]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    starting = [
+        subprocess.Popen([*command, f"embed@{k}"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        for k in range(2)
+    ]
+    time.sleep(0.5)  # both have imported what they need
+    for process in starting:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    said = [process.communicate()[1].decode() for process in starting]
+    assert said == ["", ""]
+    assert not list(Path(".scratch").glob("pretrain@*/*"))
+
+
+def test_what_a_killed_start_left_is_cleared_away() -> None:
+    """Neither the folder that it was removing, nor the others, remain."""
+    finished().place(OUTS)
+    record()
+    Path(".scratch/swept/outs").mkdir(parents=True)
+    Path(".scratch/swept/placed").touch()
+    Scratch("embed@simclr", identity())
+    assert [path.name for path in Path(".scratch").glob("*/*/")] == [Scratch("embed@simclr", identity()).folder.name]
+
+
+def test_what_is_finished_is_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a mark is written every file and folder that it speaks of is flushed, and the mark itself before more."""
+    flushed = []
+
+    def fsync(number: int) -> None:
+        path = Path(f"/proc/self/fd/{number}").readlink().relative_to(Path.cwd())
+        flushed.append((str(path), *(name for name in ("finished", "placed") if (folder / name).exists())))
+
+    folder = finished().folder
+    (folder / "finished").unlink()
+    (folder / "state").mkdir()
+    monkeypatch.setattr(scratch.os, "fsync", fsync)
+    work = Scratch.__new__(Scratch)
+    work.folder, work.state, work.outs = folder, folder / "state", folder / "outs"
+    work.finish()
+    staged = [f"{folder}/outs", *(str(path) for path in (folder / "outs").rglob("*"))]
+    assert sorted(flushed) == sorted([*((path,) for path in staged), (str(folder), "finished")])
+    assert flushed[-1] == (str(folder), "finished")
+    flushed.clear()
+    work.place(OUTS)
+    before = {path for path, *marks in flushed if "placed" not in marks}
+    assert {OUTS[0], f"{OUTS[0]}/weights", OUTS[1], "data/encoders", "data/scores"} <= before
+    assert flushed[-1] == (str(folder), "finished", "placed")
 
 
 def test_finished_outputs_that_were_refused_are_kept() -> None:
@@ -154,11 +222,25 @@ def test_a_device_has_so_many_places() -> None:
 
 def test_places_are_taken_all_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that needs two of two places, one of which is held, leaves the other to others while it waits."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(Path().absolute()))
-    folder = Path(f"contrail-{os.getuid()}")
+    folder = Path("locks")
+    monkeypatch.setenv("CONTRAIL_LOCKS", str(folder))
     with device_lock("cpu", 2, 1):
         files = [(folder / f"cpu-{slot}.lock").open("a+") for slot in range(2)]
         assert not _lock_some(files, 2)
         with device_lock("cpu", 2, 1):
             assert not _lock_some(files, 1)
     assert _lock_some(files, 2)
+
+
+def test_all_trainings_of_a_user_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The places of a device are the same for a shell and a cron job, whatever is in their environments."""
+    monkeypatch.delenv("CONTRAIL_LOCKS", raising=False)
+    monkeypatch.setattr(scratch, "LOCKS", str(tmp_path / "contrail-{}"))
+    folder = tmp_path / f"contrail-{os.getuid()}"
+    with device_lock("cpu", 1, 1), (folder / "cpu-0.lock").open("a+") as file:
+        for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+            monkeypatch.setenv(name, str(tmp_path / "gone"))
+        monkeypatch.setattr("tempfile.tempdir", None)
+        with device_lock("another", 1, 1):
+            assert not _lock_some([file], 1)
+        assert sorted(path.name for path in folder.iterdir()) == ["another-0.lock", "cpu-0.lock"]

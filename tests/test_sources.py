@@ -122,22 +122,28 @@ def test_a_link_to_a_file_is_that_file(tmp_path: Path) -> None:
     assert quarantined(images) == {"cat/lost.png": "link", "cat/ring.png": "link"}
 
 
-def test_a_link_to_a_folder_is_followed_once(tmp_path: Path) -> None:
-    """A folder elsewhere is a class; one that is listed already, as in a loop, is not listed again."""
+def test_a_link_to_a_folder_that_is_listed_is_passed_over(tmp_path: Path) -> None:
+    """A loop, another name of a class; the folder of all may be a link."""
     zoo(tmp_path / "zoo", 1)
-    paint(tmp_path / "elsewhere/x.png")
-    (tmp_path / "elsewhere/back").symlink_to(tmp_path)
-    (tmp_path / "zoo/bird").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "zoo/cat/up").symlink_to("..")
     (tmp_path / "zoo/aardvark").symlink_to("dog")
     (tmp_path / "link").symlink_to(tmp_path / "zoo")
     images = folder.load(path=str(tmp_path / "link"), **BARE)
-    assert images.ids == ["bird/x.png", "cat/00.png", "dog/00.png"]
-    assert images.classes == ["bird", "cat", "dog"]
+    assert images.ids == ["cat/00.png", "dog/00.png"]
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "zoo/.hidden"])
+def test_a_link_to_a_folder_elsewhere_is_refused(tmp_path: Path, place: str) -> None:
+    """DVC does not look behind it: an image that is added there would never be seen."""
+    zoo(tmp_path / "zoo", 1)
+    paint(tmp_path / place / "x.png")
+    (tmp_path / "zoo/bird").symlink_to(tmp_path / place)
+    with pytest.raises(DataError, match=r"zoo/bird is a link to a folder elsewhere, and DVC does not look behind it"):
+        folder.load(path=str(tmp_path / "zoo"), **BARE)
 
 
 def test_many_links_to_each_other_end(tmp_path: Path) -> None:
-    """Twenty folders that each hold links to all are listed in twenty steps, not in 20!."""
+    """Twenty folders that each hold links to all are listed once each."""
     for one in range(20):
         paint(tmp_path / f"{one:02d}/x.png")
         for other in range(20):
@@ -218,8 +224,8 @@ def test_the_order_of_the_file_system_does_not_matter(tmp_path: Path, monkeypatc
     """Entries in the reverse order give the same list, links included."""
     zoo(tmp_path / "zoo", 3)
     for name in ("one", "two", "cat/three"):
-        (tmp_path / "zoo" / name).symlink_to(tmp_path / "far")
-    paint(tmp_path / "far/x.png")
+        (tmp_path / "zoo" / name).symlink_to(tmp_path / "zoo" / "dog")
+    (tmp_path / "zoo/cat/x.png").symlink_to("00.png")
     listed = _listing.listed(str(tmp_path / "zoo"))
     scandir = os.scandir
 
@@ -235,7 +241,7 @@ def test_the_order_of_the_file_system_does_not_matter(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "scandir", Backwards)
     assert _listing.listed(str(tmp_path / "zoo")) == listed
-    assert "cat/three/x.png" in listed
+    assert "cat/x.png" in listed
 
 
 def test_a_file_takes_300_bytes_at_most(tmp_path: Path) -> None:

@@ -1,20 +1,25 @@
 """Claims about what a running stage is given, without a study around it.
 
 - an input is compared by size and time, and by its content where these differ
+- what was edited before the first look, but after it was read, is noticed
 - Ctrl-C is one sentence, however often it is pressed
 - looking at the inputs takes a small share of the time, however long a look takes
 - several ranks work on the inputs of the start, or not at all; where one works, the others are refused
 """
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import toy_project
 
-from pipeline import stage, tracking
+from pipeline import params, stage, tracking
 from pipeline.errors import InputsChanged, Refusal
 from pipeline.fingerprint import Fingerprint
 from pipeline.graph import Node
@@ -41,13 +46,13 @@ class Slow:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A project of one input."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("CONTRAIL_LOCKS", str(tmp_path))
     Path("params.yaml").write_text("runs: {a: {seeds: [0]}, b: {seeds: [0]}}")
     CODE.write_text("one")
 
 
 def taken() -> Fingerprint:
-    return Fingerprint.take(["runs.a"], ["code.py", "data"])
+    return Fingerprint.take(params.read(), ["runs.a"], ["code.py", "data"])
 
 
 def working(inputs: Fingerprint | Slow, ranks: int = 1) -> Stage:
@@ -96,6 +101,61 @@ def test_looking_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch
     for _ in range(10):
         working_stage.check()
     assert inputs.looks == 1
+
+
+def test_a_parameter_is_that_which_was_read() -> None:
+    """Edited between the reading and the first look, it is not what the stage works with."""
+    values = params.read()
+    Path("params.yaml").write_text("runs: {a: {seeds: [1]}}")
+    assert [change.split(" (")[0] for change in Fingerprint.take(values, ["runs.a"], []).changes()] == [
+        "params.yaml: runs.a"
+    ]
+
+
+STARTING = """\
+import sys
+from pathlib import Path
+from typing import Any
+import split
+from pipeline import paths, stage
+
+def prepare(stage: Any, *, source: Any, subset: Any, split: Any, quality: Any, pretrain_on: Any, budgets: Any) -> None:
+    stage.out(paths.dataset(stage.item) / "labels.parquet").write_text("labels")
+
+if sys.argv.pop() == "edited":
+    Path("split.py").write_text("RATIO = 2")
+stage.run(prepare)
+"""
+DAG = """\
+stages:
+  prepare:
+    foreach: ${datasets}
+    do:
+      cmd: python starting.py ${key}
+      params: ["datasets.${key}"]
+      deps: ["${item.source.path}", split.py, starting.py]
+      outs: ["data/datasets/${key}/labels.parquet"]
+"""
+
+
+@pytest.mark.parametrize("how", ["as it is", "edited"])
+def test_code_edited_after_its_import_makes_no_output(root: Path, how: str) -> None:
+    """The file is no longer that which runs, and its md5 would stand in receipt and lock: the stage starts again."""
+    study = params.read(root / "params.yaml") | {"runs": {}, "evaluations": {}, "finetunes": {}}
+    study["datasets"]["digits"]["source"] |= {"path": "images"}
+    toy_project.make(Path())
+    Path("params.yaml").write_text(json.dumps(study))
+    Path("dvc.yaml").write_text(DAG)
+    Path("images").mkdir()
+    Path("images/0.png").touch()
+    Path("split.py").write_text("RATIO = 1")
+    Path("starting.py").write_text(STARTING)
+    environment = os.environ | {"PYTHONPATH": str(root), "CONTRAIL_TRACKING": "off"}
+    command = [sys.executable, "starting.py", "digits", how]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert Path("data/datasets/digits/labels.parquet").exists() == (how != "edited")
+    says = "error: prepare@digits: edited while the stage started, which may have read either version: split.py (edited"
+    assert (done.returncode, done.stderr.startswith(says)) == (int(how == "edited"), how == "edited"), done.stderr
 
 
 # ---- signals

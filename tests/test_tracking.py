@@ -270,7 +270,7 @@ def test_a_run_that_ends_before_its_courier_looks_is_one_run(root, no_courier, m
 @pytest.mark.parametrize("patient", [True, False])
 def test_a_stage_that_has_just_ended_is_entered_once(root, no_courier, monkeypatch, patient):
     """Sync beside a courier waits for it, and if that takes too long, neither closes nor enters what it delivers."""
-    monkeypatch.setattr(courier, "_alive", lambda run: False)
+    monkeypatch.setattr(courier, "alive", lambda pid: False)
     entry = LockEntry(stage="pretrain@simclr", key=KEY, metrics={})
     run = start()
     delivery = courier.Delivery(run.spool)
@@ -306,6 +306,41 @@ def test_a_torn_line_is_skipped(root, no_courier):
     run.end("FINISHED")
     sync(root)
     assert history(root, runs(root)[0], "loss") == [(1, 1.0)]
+
+
+@pytest.mark.parametrize("reader", ["sync", "courier"])
+def test_a_spool_without_its_beginning_stops_no_other(root, no_courier, monkeypatch, capsys, reader):
+    """The disk was full when its stage started: it is put aside with a sentence, once, and those behind it arrive."""
+    lost = start("pretrain@moco")
+    lost.spool.write_bytes(b'{"kind": "sta')
+    lost._file.seek(0, os.SEEK_END)
+    lost._torn = True
+    lost.log({"loss": 1.0}, 0)
+    if reader == "courier":
+        monkeypatch.setattr(courier.signal, "signal", lambda number, action: None)
+        courier.main(lost.spool)
+    lost.end("FINISHED")
+    run = start()
+    run.end("FINISHED")
+    assert sync(root) == ["pretrain@simclr: delivered"]
+    said = capsys.readouterr().out
+    assert said.count("warning: tracking: pretrain@moco could not write the beginning of a run") == 1
+    assert waiting() == [lost.spool.with_suffix(".aside").name]
+    assert b'"end"' in lost.spool.with_suffix(".aside").read_bytes()
+    assert sync(root) == []
+
+
+def test_what_the_store_refuses_stops_no_other_spool(root, no_courier):
+    """A run that MLflow will never open is an error each time, after all else was delivered."""
+    refused = tracking.Run("pretrain@moco", None)
+    refused._write("start", key=None, study="", name="moco", params={}, tags={})
+    refused.end("FINISHED")
+    start().end("FINISHED")
+    for _ in range(2):
+        with pytest.raises(tracking.TrackingError, match="name"):
+            sync(root)
+        assert waiting() == [refused.spool.with_suffix(suffix).name for suffix in (".jsonl", ".lock")]
+    assert [found.info.status for found in runs(root)] == ["FINISHED"]
 
 
 def test_a_refused_record_does_not_block_the_rest(root, no_courier):

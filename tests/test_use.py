@@ -28,6 +28,7 @@ from pipeline.drafting.adopt import adopt
 from pipeline.drafting.survey import FolderError
 from pipeline.drafting.template import filled, scalar
 from pipeline.errors import Refusal
+from stages.datasets import _split
 
 TEMPLATE = (REPOSITORY / "recipes" / "folder" / "params.yaml").read_text()
 CPU, GPU = draft.Machine(gpu=False, cores=2), draft.Machine(gpu=True, cores=16)
@@ -41,6 +42,7 @@ def look(folder, labels=None, group=None):
 def made_up(**changes):
     """A survey of images of one size, as if it had been made."""
     facts = CALM | changes
+    facts.setdefault("loose", facts["labels"])
     size = facts.pop("size")
     counts = {"kinds": Counter(PNG=99), "treatments": Counter(), "unusable": facts.pop("unusable", Counter())}
     source = facts.pop("source", {"labels": None, "group": None, "split": None})
@@ -267,7 +269,11 @@ def test_a_draft_is_a_study_that_is_right(tmp_path, kind, machine):
     ("labels", "says"),
     [
         ({"gull": 60}, "all labels are 'gull', which leaves nothing to tell apart"),
-        ({"gull": 60, "wren": 2}, "the class 'wren' has too few labels, 2, for train, validation and test"),
+        ({"gull": 60, "wren": 2}, "the class 'wren' has 2 labels: 16% of all splits by chance would leave one of 2"),
+        (
+            dict.fromkeys("abcdefghij", 3),
+            "the class 'a' has 3 labels: 49% of all splits by chance would leave one of 10",
+        ),
         ({}, "no image has a label"),
     ],
 )
@@ -279,6 +285,36 @@ def test_labels_that_judge_nothing_give_a_study_without_judging(labels, says):
     assert study["finetunes"] == {}
     assert study["runs"]["simclr"]["training"]["monitor_epochs"] == 0
     assert says in "\n".join(findings.decided(found, draft.plan(found, CPU)))
+
+
+@pytest.mark.parametrize(("classes", "labels", "groups"), [(2, 3, 0), (10, 3, 0), (10, 6, 0), (50, 5, 0), (6, 40, 4)])
+def test_a_study_judges_where_chance_lets_it(tmp_path, classes, labels, groups):
+    """Its share of splits that cannot be judged is that of the hashes; a group is drawn as one, however many it has."""
+    facts = {"labels": {f"c{n}": labels for n in range(classes)}, "groups": groups}
+    found = made_up(files=classes * labels, loose={f"c{n}": groups or labels for n in range(classes)}, **facts)
+    numbers = np.repeat(np.arange(classes), labels)
+    keys = [f"c{n}/{m % (groups or labels)}" for n in range(classes) for m in range(labels)]
+    refused = [
+        _split.unjudged(
+            numbers,
+            _split.assign(pa.array(keys), None, validation=0.2, test=0.2, seed=seed),
+            list(found.labels),
+        )
+        is not None
+        for seed in range(500)
+    ]
+    assert draft._risk(found, None) == pytest.approx(np.mean(refused), abs=0.07)
+    assert bool(draft.plan(found, CPU).budgets) == (draft._risk(found, None) < draft.RISK)
+
+
+def test_own_test_images_do_not_lend_their_labels_to_train(tmp_path):
+    """Three images of a class, two of them in its own test split, leave one that may fall into validation."""
+    for number in range(60):
+        part = "test" if number % 3 else "train"
+        picture(tmp_path / part / ("rare" if number < 3 else "often") / f"{number}.png", number)
+    found = look(tmp_path)
+    assert found.loose == {"often": 19, "rare": 1}
+    assert "the class 'rare' has 3 labels: 2" in draft.plan(found, CPU).unjudged
 
 
 def test_folders_that_are_groups_are_no_classes():
@@ -484,6 +520,13 @@ def test_images_inside_the_data_folder_stay_where_they_are(project):
     assert sorted(path.name for path in (project / "data" / "raw").iterdir()) == ["birds-2024"]
 
 
+def test_images_among_the_outputs_are_refused(project):
+    """The rest of data/ belongs to the stages, and `contrail check` would advise to remove what else is there."""
+    cases.class_folders(project / "data" / "birds")
+    with pytest.raises(FolderError, match=r"birds is among what the stages make: move it to data/raw/birds, or out of"):
+        start(project / "data" / "birds", project)
+
+
 def contrail(*arguments, cwd, root):
     environment = repro.environment(PYTHONPATH=str(root), OMP_NUM_THREADS="1")
     command = [sys.executable, "-m", "pipeline", *arguments]
@@ -515,8 +558,42 @@ def test_what_a_recipe_lacks_is_said_at_once(project):
     assert "inputs: not there: data/raw/images for prepare@images" in answer.stdout
 
 
+def test_a_broken_recipe_is_refused_before_anything_is_copied(project):
+    """What is wrong with it is said, and the current study stays."""
+    text = (project / "recipes/folder/params.yaml").read_text()
+    (project / "recipes/bad").mkdir()
+    (project / "recipes/bad/params.yaml").write_text(text.replace("temperature: 0.5", "temprature: 0.5"))
+    commit(project)
+    before = status(project), (project / "params.yaml").read_text()
+    answer = contrail("use", "bad", cwd=project, root=project)
+    assert answer.returncode == 1
+    assert "error: recipes/bad is broken, so nothing was changed: params.yaml: runs.simclr.method: " in answer.stderr
+    assert "temprature" in answer.stderr
+    assert (status(project), (project / "params.yaml").read_text()) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("study: digits", "study: digits: a"), ("study: digits", "stduy: digits"), ("datasets:\n", "sets:\n")],
+    ids=["no YAML", "no study", "no stages"],
+)
+def test_a_broken_study_is_refused_with_the_way_back(project, tmp_path, old, new):
+    """Whose stages cannot be told cannot be left, to another recipe or a folder; nothing is half done."""
+    right = (project / "params.yaml").read_text()
+    assert old in right
+    (project / "params.yaml").write_text(right.replace(old, new, 1))
+    commit(project)  # or the uncommitted changes were refused
+    before = status(project), (project / "params.yaml").read_text()
+    folder = cases.unlabelled(tmp_path / "birds")
+    for leave in (lambda: recipes.use("folder", project), lambda: start(folder, project)):
+        with pytest.raises(Refusal, match=r"the current study cannot be left: correct its params\.yaml, or `git"):
+            leave()
+    assert ([line for line in status(project) if ".dvc/" not in line], (project / "params.yaml").read_text()) == before
+    assert not (project / "data/raw").exists()
+
+
 @pytest.mark.service
-@pytest.mark.parametrize("kind", ["nested_with_groups", "unlabelled"])  # the other two are parts of the first
+@pytest.mark.parametrize("kind", ["nested_with_groups", "unlabelled", "many_classes"])  # two are parts of the first
 def test_a_drafted_study_runs(project, tmp_path, kind):
     """From the folder to the report: every stage of the draft runs on a sliver."""
     cases.KINDS[kind](tmp_path / "birds")

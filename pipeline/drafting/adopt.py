@@ -30,7 +30,11 @@ def adopt(folder: Path, *, name: str | None, labels: Path | None, group: str | N
     folder, labels: absolute paths; name: of the study and its data set, None: that of the folder; group: see `survey`.
     """
     folder, labels = _plain(folder), labels and _plain(labels)
-    inside = folder.is_relative_to(root / paths.DATA)
+    inside = folder.is_relative_to(root / paths.RAW)
+    if not inside and folder.is_relative_to(root / paths.DATA):
+        raise FolderError(
+            f"{folder} is among what the stages make: move it to {paths.RAW / folder.name}, or out of {paths.DATA}"
+        )
     name = _name(folder, name)
     path = folder.relative_to(root) if inside else paths.RAW / name
     recipes.refuse_unsaved(root)
@@ -77,7 +81,7 @@ def _readable(name: str) -> bool:
 def _refuse_namesake(name: str, path: Path, root: Path) -> None:
     """FolderError if the current study is another one of that name: of the same folder, it is drafted again."""
     current = params.read(root / "params.yaml")
-    own = current["datasets"].get(name, {}).get("source", {}).get("path") == path.as_posix()
+    own = current.get("datasets", {}).get(name, {}).get("source", {}).get("path") == path.as_posix()
     if name == TEMPLATE or (name == current["study"] and not own):
         raise FolderError(f"there is another study called {name}: give a --name")
 

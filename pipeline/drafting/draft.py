@@ -3,6 +3,7 @@
 The sizes aim at a first run within the hour, on two CPU cores or on a recent GPU. They are not tuned.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ IMAGES = "images"  # the data set of recipes/folder
 SHARE, OWN = 0.2, 0.1  # of validation, and of test; of validation where the test images are the source's
 PACKED = 96  # pixels: images whose short sides are at most that are kept as pixels
 KEPT = 256  # pixels of the short side of images that are kept encoded
-FEWEST = 3  # labels of a class that train, validation and test can share
+RISK = 0.05  # that a split leaves a class without a train label, or a part without any: nothing could be judged
 FEW_EPOCHS, MANY_EPOCHS = 20, 200
 CPU_WORK, GPU_WORK = 4e8, 2e11  # pixels of all images that go through pretraining
 CIFAR_STEM = 16  # times the work of a pixel behind ImageNet's stem
@@ -52,13 +53,14 @@ class Plan:
 
 def plan(found: Survey, machine: Machine) -> Plan:
     """Sizes, budgets and gates that fit what was found."""
-    share = _train_share(found)
+    validation, test = _shares(found)
+    share = (found.parts.get("train", 0) / found.files if found.parts else 1) * (1 - validation - test)
     side, encoder, passes = _network(found, machine, found.files * share)
     within = machine.gpu or passes >= FEW_EPOCHS * found.files * share
     subset = None if within else int(passes / FEW_EPOCHS / share)
     train = max(1, round((subset or found.files) * share))
     each = found.labelled / found.files * train / max(1, len(found.labels))
-    unjudged = _unjudged(found)
+    unjudged = _unjudged(found, subset)
     return Plan(
         gpu=machine.gpu,
         threads=min(machine.cores, 4 if machine.gpu else 8),
@@ -149,8 +151,7 @@ def _store(found: Survey) -> str:
 
 
 def _split(found: Survey) -> str:
-    validation = "own" if "validation" in found.parts else f"{OWN if 'test' in found.parts else SHARE}"
-    test = "own" if "test" in found.parts else f"{SHARE}"
+    validation, test = (share or "own" for share in _shares(found))
     comment = " # shares of the groups: none is in two splits" if found.groups else ""
     if found.parts:
         comment = " # own: as it comes; a share is one of the other images"
@@ -164,13 +165,10 @@ def _numbers(values: tuple[float, ...]) -> str:
 # the decisions
 
 
-def _train_share(found: Survey) -> float:
-    """Of all images, those that pretraining learns from."""
-    if not found.parts:
-        return 1 - 2 * SHARE
+def _shares(found: Survey) -> tuple[float, float]:
+    """Of the images in no split of their own, those for validation and test; 0 where the source has its own."""
     validation = 0 if "validation" in found.parts else OWN if "test" in found.parts else SHARE
-    test = 0 if "test" in found.parts else SHARE
-    return found.parts.get("train", 0) / found.files * (1 - validation - test)
+    return validation, 0 if "test" in found.parts else SHARE
 
 
 def _network(found: Survey, machine: Machine, train: float) -> tuple[int, str, float]:
@@ -206,7 +204,7 @@ def _bad(found: Survey) -> float:
     return 0.01 if share <= 0.005 else min(0.5, round(2 * share + 0.005, 2))
 
 
-def _unjudged(found: Survey) -> str | None:
+def _unjudged(found: Survey, subset: int | None) -> str | None:
     """Why the study cannot judge by classes; None if it can."""
     if not found.labels:
         return "no image has a label"
@@ -214,7 +212,20 @@ def _unjudged(found: Survey) -> str | None:
         return "the folders are the groups, so they are no classes"
     if len(found.labels) == 1:
         return f"all labels are {next(iter(found.labels))!r}, which leaves nothing to tell apart"
-    rarest = min(found.labels, key=lambda name: found.labels[name])
-    if found.labels[rarest] < FEWEST:
-        return f"the class {rarest!r} has too few labels, {found.labels[rarest]}, for train, validation and test"
-    return None
+    if (risk := _risk(found, subset)) < RISK:
+        return None
+    rarest = min(found.loose, key=lambda name: found.loose[name])
+    few = f"{found.labels[rarest]} label{'s' * (found.labels[rarest] != 1)}"
+    few += f" in {found.loose[rarest]} of the groups" if found.groups else ""
+    return (
+        f"the class {rarest!r} has {few}: {risk:.0%} of all splits by chance would leave one of {len(found.labels)} "
+        "classes without a label in train, or validation or test without any"
+    )
+
+
+def _risk(found: Survey, subset: int | None) -> float:
+    """The probability that the probes refuse the split: each group or lone image falls into a part by its share."""
+    most = subset / found.files * found.labelled / len(found.labels) if subset else math.inf  # it balances classes
+    loose, shares = [min(count, most) for count in found.loose.values()], _shares(found)
+    good = math.prod(1 - sum(shares) ** count for count in loose)
+    return 1 - good * math.prod(1 - (1 - share) ** sum(loose) for share in shares if share)

@@ -55,6 +55,7 @@ class Survey:
     source: dict[str, Any]  # labels, group and split, as the plug-in `folder` takes them
     files: int
     labels: dict[str, int]  # class → how many images have it
+    loose: dict[str, int]  # class → in how many groups, or lone images, that are in no own validation or test split
     parts: dict[str, int]  # of a split of its own: train, validation, test → how many images
     groups: int  # 0: every image stands by itself
     sizes: list[tuple[int, int]]  # height and width of the sampled images
@@ -256,6 +257,7 @@ def _seen(folder: Path, images: Any, source: dict[str, Any], notes: list[str]) -
         source=source,
         files=len(images),
         labels=dict(sorted(Counter(names).items())),
+        loose=_loose(images),
         parts=dict(Counter(images.split.tolist())) if images.split is not None else {},
         groups=0 if images.groups is None else len(set(images.groups.tolist())),
         sizes=sizes,
@@ -266,6 +268,17 @@ def _seen(folder: Path, images: Any, source: dict[str, Any], notes: list[str]) -
         unusable=unusable,
         notes=notes,
     )
+
+
+def _loose(images: Any) -> dict[str, int]:
+    """Class → how many groups or lone images of it the shares of the study's split divide."""
+    groups = images.ids if images.groups is None else images.groups.tolist()
+    splits = ["train"] * len(images) if images.split is None else images.split.tolist()
+    found: dict[str, set[str]] = {name: set() for name in images.classes}
+    for label, group, split in zip(images.labels.tolist(), groups, splits, strict=True):
+        if label >= 0 and split == "train":
+            found[images.classes[label]].add(group)
+    return {name: len(members) for name, members in found.items()}
 
 
 def _header(content: bytes) -> tuple[str, tuple[int, int]]:

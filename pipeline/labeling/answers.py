@@ -16,6 +16,7 @@ from pipeline.errors import Refusal
 from pipeline.labeling import to_label
 from pipeline.scratch import write_atomically
 from pipeline.sentences import hinted
+from pipeline.trail import removal
 
 SEES_LABELS = ("labels.parquet", "pretrain/labels.parquet", "budgets")  # what of a data set a label changes
 
@@ -36,7 +37,7 @@ def label(file: Path, dataset: str | None, new_class: bool, root: Path) -> list[
         raise Refusal(f"{table} is missing: make it with the first line file,label")
     known = _known(table)
     _require_agreement(table, known, filled, new_class)
-    write_atomically(table, (_parquet if _is_parquet(table) else _csv)(table, filled))
+    write_atomically(removal.place(table), (_parquet if _is_parquet(table) else _csv)(table, filled))
     to_label.write(file, [(image, "") for image in left])
     added = sum(_spelled(image) not in known for image in filled)
     rest = f", {len(left)} rows of {file.name} are still empty" if left else ""

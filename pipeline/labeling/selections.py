@@ -1,11 +1,13 @@
 """The selections of params.yaml, which say what to label next: checked, found by name, and written."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 from pipeline import params
 from pipeline.errors import Refusal
+from pipeline.lineage import saw_labels
 from pipeline.scratch import write_atomically
 from pipeline.sentences import BlockError, Problem, hinted
 
@@ -79,16 +81,31 @@ def _written(name: str, values: dict[str, Any], root: Path) -> str:
 def _seeing(values: dict[str, Any]) -> list[str]:
     """The evaluations of encoders that learned here without labels, or of all if none did."""
     evaluations, runs = values["evaluations"], values["runs"]
-    learned = [name for name, run in runs.items() if run["sees"] == "images" and run["training"]["epochs"]]
+    learned = [name for name, run in runs.items() if run["training"]["epochs"] and not saw_labels(runs, name)]
     return [name for name, block in evaluations.items() if block["run"] in learned] or list(evaluations)
 
 
 def set_images(name: str, images: int, root: Path) -> None:
-    """Write `selections.<name>.images` into params.yaml; every other letter stays."""
+    """Write `selections.<name>.images` into params.yaml; every other letter stays.
+
+    Refusal, with nothing written, if anything else would change too, or this number not.
+    """
     from ruamel.yaml import YAML
 
     file = root / "params.yaml"
-    lines = file.read_text().splitlines(keepends=True)
-    line, column = YAML().load(file)["selections"][name].lc.value("images")
-    lines[line] = lines[line][:column] + re.sub(r"^\d+", str(images), lines[line][column:])
-    write_atomically(file, "".join(lines).encode())
+    text, values = file.read_text(), params.read(file)
+    if values["selections"][name].get("images") == images:
+        return
+    values["selections"][name]["images"] = images
+    block = YAML().load(text)["selections"][name]
+    if "images" in block.lc.data:
+        line, column = block.lc.value("images")
+        lines = text.splitlines(keepends=True)
+        lines[line] = lines[line][:column] + re.sub(r"^\d+", str(images), lines[line][column:])
+        text = "".join(lines)
+    if json.loads(json.dumps(YAML(typ="safe").load(text))) != values:  # as `params.read`: anchors become copies
+        raise Refusal(
+            f"params.yaml: selections.{name}.images is no plain number of its own (an anchor, an alias, a merge), so "
+            f"it cannot be changed for {name} alone: write `images: {images}` into the block {name} yourself"
+        )
+    write_atomically(file, text.encode())

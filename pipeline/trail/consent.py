@@ -32,6 +32,7 @@ class Plan:
     """What is to be removed and noted; lists of text, so that it can be written down."""
 
     images: list[str] = field(default_factory=list)  # sha256 of each, or where that is not known, its id
+    names: list[str] = field(default_factory=list)  # ids that they go by, or once did
     files: dict[str, list[str]] = field(default_factory=dict)  # data set → ids of its source's files
     objects: list[str] = field(default_factory=list)  # md5
     outs: list[str] = field(default_factory=list)  # paths in data/
@@ -79,6 +80,7 @@ class Forgetting:
             return plan
         names = {name for ids in plan.files.values() for name in ids} | self.trail.wanted.ids
         held = {id(held.made): held for held in self.trail.held}
+        plan.names = sorted({*names, *(name for one in held.values() for name in one.images["id"].to_pylist())})
         rest = [made for made in self.trail.datasets if id(made) not in held]
         affected = [*(one.made for one in held.values()), *(made for made in rest if self._names(made, names))]
         touched = list(self._touched(affected))

@@ -13,11 +13,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
+from unicodedata import normalize
 
-from pipeline import params, paths, store, tracking
+from pipeline import params, paths, recipes, store, tracking
 from pipeline.gates import FORGOTTEN
 from pipeline.scratch import write_atomically
 from pipeline.store import Store
@@ -26,6 +27,8 @@ from pipeline.trail.consent import ForgetError, Forgetting, Plan
 from pipeline.trail.sources import Source, asked
 
 JOURNAL = paths.SCRATCH / "forget.json"
+TOOLS = (".venv/*", ".dvc/cache/*", ".dvc/tmp/*", ".scratch/*", ".mlflow/*", ".prefect/*", ".*_cache/*", "*.pyc")
+TEXTS = ("csv", "dvc", "html", "json", "jsonl", "md", "tsv", "txt", "xml")  # what in data/raw is no image
 
 
 def forget(
@@ -65,9 +68,9 @@ def carry_out(root: Path, objects: Store, sources: list[Source], plan: Plan, mlf
             source.remove(plan.files[source.dataset])
     for path in (root / paths.SCRATCH).iterdir():
         if path.name not in (JOURNAL.name, "tracking"):
-            _remove(path)
+            recipes.remove(path)
     for out in plan.outs:
-        _remove(root / out)
+        recipes.remove(root / out)
     for place in objects.places:
         objects.remove_runs(plan.objects, place)
         objects.remove(plan.objects, place)
@@ -124,28 +127,29 @@ def _next(root: Path, plan: Plan) -> Iterator[str]:
     saw = sorted(plan.versions)
     if saw:
         yield f"{', '.join(saw)} saw them: train, `contrail register` and `contrail promote`, then delete what saw them"
-    named = _naming(root, {name for ids in plan.files.values() for name in ids})
+    named = _naming(root, plan.names)
     if named:
-        yield f"these files may still name them: {', '.join(named)}"
+        yield f"these files may still name or show them: {', '.join(named)}"
     yield (
         "commit dvc.lock afterwards. Not reached: other clones and their caches, backups, former versions of a bucket, "
         "what git's history says in words"
     )
 
 
-def _naming(root: Path, names: set[str]) -> list[str]:
-    """The files of the working copy, tracked by git or not ignored, in which one of the names occurs."""
+def _naming(root: Path, names: list[str]) -> list[str]:
+    """The files of the working copy, ignored by git or not, in which one of the names occurs, as it is or in a page.
+
+    Passed over: the tools' own files, what stages left in data/, which `carry_out` looks after, images in data/raw.
+    """
     if not names:
         return []
-    command = ["git", "grep", "--untracked", "--files-with-matches", "--fixed-strings", "-f", "-"]
-    found = subprocess.run(
-        command, cwd=root, input="\n".join(sorted(names)), capture_output=True, text=True, check=False
-    )
-    return found.stdout.splitlines()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    spelled = {normalize(form, name) for name in names for form in ("NFC", "NFD")}
+    patterns = "\n".join(sorted(spelled | {escape(name) for name in spelled})).encode()
+    ours = [".", *(f":(exclude){place}" for place in (*TOOLS, f"{paths.DATA}/*/*"))]
+    raw = [f":(glob,icase){paths.RAW}/**/*.{suffix}" for suffix in TEXTS]
+    command = ["git", "grep", "--no-index", "--null", "--files-with-matches", "--fixed-strings", "-f", "-", "--"]
+    found = b""
+    for where in (ours, raw):
+        done = subprocess.run([*command, *where], cwd=root, input=patterns, capture_output=True, check=False)
+        found += done.stdout
+    return found.decode(errors="replace").split("\0")[:-1]

@@ -39,12 +39,12 @@ def rows(table: Path, names: Iterable[str]) -> None:
     content = table.read_bytes()
     kept = read(content, gone)
     if kept != content:
-        write_atomically(_place(table), kept)
+        write_atomically(place(table), kept)
 
 
 def members(tar: Path, names: Iterable[str]) -> None:
     """Remove images from a tar file, and all members that share their names but for the suffix."""
-    tar, gone = _place(tar), {_stem(name) for name in names}
+    tar, gone = place(tar), {_stem(name) for name in names}
     new = tar.with_name(f".{tar.name}.new")
     with tarfile.open(tar, "r:") as old, tarfile.open(new, "w:", format=tarfile.PAX_FORMAT) as kept:
         for member in old:
@@ -61,7 +61,7 @@ def cells(parquet: Path, rows: Iterable[int], group: str | None) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parquet, gone, first = _place(parquet), set(rows), 0
+    parquet, gone, first = place(parquet), set(rows), 0
     new = parquet.with_name(f".{parquet.name}.new")
     old = pq.ParquetFile(parquet)
     with pq.ParquetWriter(new, old.schema_arrow) as kept:
@@ -74,7 +74,7 @@ def cells(parquet: Path, rows: Iterable[int], group: str | None) -> None:
     new.replace(parquet)
 
 
-def _place(file: Path) -> Path:
+def place(file: Path) -> Path:
     """Where a file is written anew: what a link leads to, or the link if that is DVC's object: forget removes those."""
     real = file.resolve()
     return file if OBJECT.fullmatch("/".join(real.parts[-2:])) else real

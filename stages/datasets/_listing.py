@@ -1,9 +1,10 @@
 """The files below a folder, and how each is read: millions of them, at the size of their names.
 
 A file is known by its path below the folder, with `/` between the parts. Hidden ones (a part starts with ".") are
-passed over. A link to a file is that file; a link to a folder is followed if that has not been listed already, so a
-link to a folder above it ends there. What cannot be read is listed all the same, and `Unusable` when its turn comes: a
-folder that cannot be listed (its path ends with `/`), a link into the void, a pipe, a name that is not UTF-8.
+passed over. A link to a file is that file; a link to a folder is passed over if that is listed by its own name, and
+refused if it lies elsewhere, where DVC does not look. What cannot be read is listed all the same, and `Unusable` when
+its turn comes: a folder that cannot be listed (its path ends with `/`), a link into the void, a pipe, a name that is
+not UTF-8.
 """
 
 import os
@@ -19,7 +20,7 @@ from stages.datasets._images import DataError, Files
 
 
 def listed(path: str) -> list[str]:
-    """Every file below the folder `path`, sorted, whatever the order of the file system."""
+    """Every file below the folder `path`, sorted, whatever the order of the file system. DataError: see above."""
     if not Path(path).is_dir():
         raise DataError(f"{path} is not a folder: put the images there, or a link to them")
     files = sorted(_walk(path))
@@ -48,34 +49,22 @@ def files(path: str, items: list[str], store: Store) -> Files:
 
 
 def _walk(root: str) -> Iterator[str]:
-    """Real folders first, then those that links lead to and that are still unknown, links in the order of names."""
-    seen: set[tuple[int, int]] = set()
-    links = [""]
-    while links:
-        folders, links = links, []
-        for folder in sorted(folders):
-            yield from _tree(root, folder, seen, links)
-
-
-def _tree(root: str, top: str, seen: set[tuple[int, int]], links: list[str]) -> Iterator[str]:
-    """The files below `top`; folders that are links are added to `links`. A folder's path ends with "/"."""
-    todo = [top]
+    """The files below `root` in any order; a folder that cannot be listed is itself, with "/" at its end."""
+    todo = [""]
     while todo:
         folder = todo.pop()
         try:
-            place = Path(root, folder).stat()
-            if (place.st_dev, place.st_ino) in seen:
-                continue
-            seen.add((place.st_dev, place.st_ino))
             with os.scandir(f"{root}/{folder}") as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
                     name = folder + entry.name
-                    if _is_folder(entry):
-                        (links if entry.is_symlink() else todo).append(f"{name}/")
-                    else:
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(f"{name}/")
+                    elif not entry.is_symlink() or not _is_folder(entry):
                         yield name
+                    else:
+                        _require_listed(root, name)
         except OSError:
             yield folder
 
@@ -85,6 +74,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link in a circle, or into what may not be looked at
         return False
+
+
+def _require_listed(root: str, link: str) -> None:
+    """DataError unless a link to a folder leads to one that is listed by its own name."""
+    target, top = Path(root, link).resolve(), Path(root).resolve()
+    inside = target.relative_to(top).parts if target.is_relative_to(top) else (".",)
+    if any(part.startswith(".") for part in inside):
+        raise DataError(
+            f"{root}/{link} is a link to a folder elsewhere, and DVC does not look behind it, so a change there would "
+            f"go unseen: put the files below {root}, or let {root} itself be a link to a folder that holds everything"
+        )
 
 
 def _content(file: str, root: Path) -> bytes:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.lineage import saw_labels
 from stages.figures import _svg as svg
 
 HUES = 8  # colors of the style sheet for trained rows
@@ -16,8 +17,9 @@ class Row:
     """One row: a run judged on a data set.
 
     `style` is the CSS class that sets its color, `shape` its mark, `trained` is false for floors such as random
-    weights, `start` names the file of weights that it started from, None for fresh ones, `sees` is "images" or
-    "labels", `scores` is {score name: {"test", "val", "protocol", "labels_used"}}.
+    weights, `start` names the file of weights that it started from, None for fresh ones, `sees` is "labels" where the
+    run or one that its weights come from saw some, else "images", `scores` is
+    {score name: {"test", "val", "protocol", "labels_used"}}.
     """
 
     name: str
@@ -49,9 +51,8 @@ def make(
         rank = sum(row.learned == learned for row in rows)
         style = f"hue-{rank % HUES}" if learned else f"gray-{rank % GRAYS}"
         shape = SHAPES[place % len(SHAPES)]
-        rows.append(
-            Row(name, run, uses[name]["dataset"], runs[run]["sees"], run in trained, start, style, shape, scores)
-        )
+        sees = "labels" if saw_labels(runs, run) else "images"
+        rows.append(Row(name, run, uses[name]["dataset"], sees, run in trained, start, style, shape, scores))
     return rows
 
 

@@ -14,7 +14,7 @@ from pipeline.errors import MissingInput
 from pipeline.params import COMMANDS
 from pipeline.private import masked
 from stages.datasets._prepared import Prepared
-from stages.figures import _rows
+from stages.figures import _rows, _seen
 from stages.figures._rows import Row
 
 Curve = list[tuple[int, float]]  # (epoch, loss)
@@ -37,13 +37,30 @@ class Study:
 
     @cached_property
     def results(self) -> dict[str, dict[str, Any]]:
-        """{row: {score name: ...}}: scores and finetunes joined by name, in the order of params.yaml."""
+        """{row: {score name: ...}}: scores and finetunes joined by name, in the order of params.yaml.
+
+        To a protocol is added what only the whole study can tell of it.
+        """
         joined: dict[str, dict[str, Any]] = {}
         for name in self.evaluations:
             joined[name] = dict(_json(paths.scores(name), f"evaluate@{name}"))
         for name in self.finetunes:
             joined.setdefault(name, {}).update(_json(paths.finetunes(name), f"finetune@{name}"))
+        for name, scores in joined.items():
+            for score, entry in scores.items():
+                entry["protocol"] += _seen.note(self, name, score)
         return joined
+
+    @cached_property
+    def leaks(self) -> dict[str, str]:
+        """evaluate@… or finetune@… → how many of its test images were trained on in another data set; only if any."""
+        judged = {"evaluate": self.evaluations, "finetune": self.finetunes}
+        found = {
+            f"{command}@{name}": _seen.leak(self, block)
+            for command in judged
+            for name, block in judged[command].items()
+        }
+        return {stage: words for stage, words in found.items() if words}
 
     @cached_property
     def curves(self) -> dict[str, dict[int, Curve]]:
@@ -91,6 +108,11 @@ class Study:
 
     def prepared(self, dataset: str) -> Prepared:
         return self._prepared.setdefault(dataset, Prepared(paths.dataset(dataset)))
+
+    def hashes(self, dataset: str) -> np.ndarray:
+        """The sha256 of the pixels of each image of a data set, (n,) of str."""
+        index = _present(paths.dataset(dataset) / "images" / "index.parquet", f"prepare@{dataset}")
+        return pq.read_table(index, columns=["sha256"])["sha256"].to_numpy()
 
     def summary(self, dataset: str) -> dict[str, Any]:
         """What is known of the images of a data set: counts, sizes, colors, duplicates, leaks."""

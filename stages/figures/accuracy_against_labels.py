@@ -73,7 +73,7 @@ def _panel(rows: Sequence[Row], lines: dict[str, list[Point]], probes: dict[str,
     points = [point for row in rows for point in lines[row.name] + probes[row.name]]
     labels = sorted({point[0] for point in points})
     low = min(mean - std for _, mean, std, _ in points)
-    bottom = max(0.0, (low * 10 // 1) / 10)
+    bottom = min(0.9, max(0.0, (low * 10 // 1) / 10))
     right = WIDTH - 30 - 7.5 * min(24, max(len(row.name) for row in rows))
     x = svg.logarithmic(labels[0], max(labels[-1], labels[0] * 2), LEFT + 22, right - 22)
     y = svg.linear(bottom, 1.0, BOTTOM, TOP)

@@ -18,6 +18,8 @@ from stages.figures._rows import Row
 from stages.figures._study import Study
 
 LARGEST = 2000  # points
+FEWEST = 3  # two points are always as far apart as the frame is wide
+SAME = 1e-6  # of unit vectors: what float32 rounds away
 SIDE = 460.0
 HUES = 10  # class colors of the style sheet; with more classes, hues are spread around the circle
 NAMED = 20  # classes up to which names are written
@@ -30,21 +32,38 @@ def section(study: Study) -> Section | None:
     data = study.prepared(study.main.dataset)
     rows = data.labelled("test")
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, min(LARGEST, len(rows))).round().astype(int))]
-    panels = []
+    panels, missing = [], ""
     for row in study.compared:
+        features = study.features(row)[shown]
+        if reason := unmappable(features):
+            missing += f"<p class='note'>No map of {escape(row.name)}: {reason}.</p>"
+            continue
         at, _, predicted = study.predictions(row, "knn", [study.seed(row)])
-        panels.append((row, project(study.features(row)[shown]), predicted[np.searchsorted(at, shown)]))
+        panels.append((row, project(features), predicted[np.searchsorted(at, shown)]))
+    if not panels:
+        return Section("map", "Feature map", "Nothing can be mapped.", missing)
     near = f"{perplexity(len(shown)):.3g}"
     caption = (
         f"t-SNE of the features of {n.many(len(shown), 'test image')} (cosine, perplexity {near}, first seed): what is "
         "near is similar, distances between groups mean nothing. Color and name are the true class."
     )
     if study.private:
-        return Section("map", "Feature map", caption, draw(panels, data.labels[shown], data.classes))
+        return Section("map", "Feature map", caption, draw(panels, data.labels[shown], data.classes) + missing)
     caption += " Hover over a point to see its image."
-    body = draw(panels, data.labels[shown], data.classes)
+    body = draw(panels, data.labels[shown], data.classes) + missing
     body += tiles(data.labels[shown], data.classes, map(data.images.image, shown.tolist()))
     return Section("map", "Feature map", caption, body)
+
+
+def unmappable(features: np.ndarray) -> str:
+    """Why t-SNE can make no map of features (n, d), in words; nothing where it can."""
+    if len(features) < FEWEST:
+        return f"{n.many(len(features), 'labelled test image')}, at least {FEWEST} make a map"
+    if features.shape[1] < 2:
+        return "its features have one dimension"
+    if np.ptp(_unit(features), axis=0).max() <= SAME:
+        return "its features are the same for every image"
+    return ""
 
 
 def perplexity(images: int) -> float:
@@ -56,11 +75,14 @@ def project(features: np.ndarray) -> np.ndarray:
     """Features (n, d) -> places (n, 2) in 0..1: t-SNE on unit vectors, started from PCA, always the same way."""
     from sklearn.manifold import TSNE
 
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    tsne = TSNE(init="pca", learning_rate="auto", perplexity=perplexity(len(unit)), random_state=0, n_jobs=1)
-    places = tsne.fit_transform(unit.astype(np.float64))
+    tsne = TSNE(init="pca", learning_rate="auto", perplexity=perplexity(len(features)), random_state=0, n_jobs=1)
+    places = tsne.fit_transform(_unit(features).astype(np.float64))
     low, high = places.min(0), places.max(0)
     return (places - (low + high) / 2) / (high - low).max() + 0.5
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def draw(panels: Sequence[tuple[Row, np.ndarray, np.ndarray]], labels: np.ndarray, classes: Sequence[str]) -> str:

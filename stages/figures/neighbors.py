@@ -42,9 +42,10 @@ def section(study: Study) -> Section | None:
             strip.append(Strip(row, gallery[place], cosine))
     queries = [(int(rows[c]), int(read[c]), strip) for c, strip in zip(chosen, strips, strict=True)]
     wrong = int((labels[chosen] != read[chosen]).sum())
+    near = min(NEIGHBORS, len(gallery))
     caption = (
-        f"{len(chosen)} test images, each with the {NEIGHBORS} of {_numbers.count(len(gallery))} training images most "
-        f"similar to it (cosine, first seed), nearest first; framed and crossed where it is another class. "
+        f"{_numbers.many(len(chosen), 'test image')}, each with the {near} of {_numbers.count(len(gallery))} training "
+        f"images most similar to it (cosine, first seed), nearest first; framed and crossed where it is another class. "
     )
     caption += "They are the first images of their classes"
     caption += f", but for {wrong} that kNN misreads, picked on purpose." if wrong else "."

@@ -9,7 +9,10 @@ from stages.figures._page import Section
 from stages.figures._study import Study
 
 
-def section(study: Study) -> Section:
+def section(study: Study) -> Section | None:
+    """None in a study without a stage."""
+    if not study.receipts:
+        return None
     caption = (
         "What made the numbers: every stage in running order with its parameters and the MD5 sums of its code and "
         "data. The same code, data, versions and hardware give the same bytes."

@@ -28,7 +28,10 @@ TITLES = {
 }
 
 
-def section(study: Study) -> Section:
+def section(study: Study) -> Section | None:
+    """None in a study without results."""
+    if not study.rows:
+        return None
     judged = {name: _judged(study.prepared(name)) for name in dict.fromkeys(row.dataset for row in study.rows)}
     tested = " and ".join(
         n.count(images) + (f" ({escape(name)})" if len(judged) > 1 else "") for name, (images, _) in judged.items()
@@ -42,6 +45,7 @@ def section(study: Study) -> Section:
         caption += (
             f" An interval over {' and '.join(map(n.count, few))} independent test images or groups is too narrow."
         )
+    caption += "".join(f" <b>Warning: {stage}: {escape(words)}.</b>" for stage, words in study.leaks.items())
     return Section("results", "Results", caption, draw(study.rows, study.budgets))
 
 
@@ -133,8 +137,10 @@ def _labels(rows: Sequence[Row], score: str) -> str:
 
 def _name(row: Row) -> str:
     kind = "untrained" if not row.learned else "with labels" if row.sees == "labels" else "without labels"
-    if row.start:
-        kind = f"{kind}, from {escape(row.start)}" if row.trained else f"imported from {escape(row.start)}"
+    if row.start and row.trained:
+        kind = f"{kind}, from {escape(row.start)}"
+    elif row.start:
+        kind = f"{'with labels, ' if row.sees == 'labels' else ''}imported from {escape(row.start)}"
     return f'<i class="swatch"></i>{escape(row.name)}<small>{kind}</small>'
 
 

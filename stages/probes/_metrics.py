@@ -12,7 +12,7 @@ scikit-learn. All are fractions in 0..1, computed in float64.
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,20 @@ def summarize(
     for name, interval in intervals(labels, predicted, groups).items():
         scores[name]["test"]["interval"] = interval
     return scores
+
+
+def labels_in_words(counts: Sequence[int]) -> str:
+    """How many labels the draws of a budget grant: "10 labels", or "9 to 12 labels" where draws differ."""
+    return " to ".join(map(str, sorted({min(counts), max(counts)}))) + " labels"
+
+
+def pretrained_in_words(seen: Any, splits: Mapping[str, Any]) -> str:
+    """The splits that pretraining may see, for the protocol; nothing where it is train alone, as is usual.
+
+    seen: rows of the images; splits: "train", "validation", "test" → rows; int64 arrays or tensors on the CPU.
+    """
+    found = [name for name, rows in splits.items() if np.isin(np.asarray(rows), np.asarray(seen)).any()]
+    return "" if found == ["train"] else f", pretraining may see {' and '.join(found)} images"
 
 
 def accuracies(labels: Any, predicted: Any) -> dict[str, float]:

@@ -27,7 +27,7 @@ class Table:
 
     features: float32 (n, d).
     labels: int64 (n,), a position in `classes`, -1 for none.
-    rows: "train", "val", "test" → int64 rows of all images of the split.
+    rows: "train", "val", "test" → int64 rows of all images of the split; "pretrain" → those that pretraining may see.
     ids: str (n,).
     groups: (n,) of any kind; images of one group are one draw of the bootstrap.
     pairs, pair_rows: float32 (2, m, d), features of two views of each of the images int64 (m,); geometry needs them.

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from pipeline.errors import MissingInput, Refusal
 from pipeline.params import Name
 from stages.probes._logistic import Examples, Fitted, Penalties, classify, fit
+from stages.probes._metrics import labels_in_words
 from stages.probes._table import JUDGED, Table, Verdict
 
 
@@ -31,13 +32,13 @@ def score(table: Table, *, budget: Name, folds: Annotated[int, Field(ge=2)], pen
     draws = [(table.features[rows], table.labels[rows]) for rows in table.budgets[budget]]
     fitted = [tuned(draw, len(table.classes), folds, penalties) for draw in draws]
     judged = {split: table.examples(split)[0] for split in JUDGED}
-    used = max(len(labels) for _, labels in draws)
+    counts = [len(labels) for _, labels in draws]
     return Verdict(
         protocol=(
-            f"multinomial logistic regression, {used} labels, {penalties.words} by {folds}-fold cross-validation "
-            f"inside them, {len(draws)} label draws"
+            f"multinomial logistic regression, {labels_in_words(counts)}, {penalties.words} by {folds}-fold "
+            f"cross-validation inside them, {len(draws)} label draws"
         ),
-        labels_used=used,
+        labels_used=max(counts),
         draws={
             split: torch.stack([classify(features, each.weight, each.bias) for each in fitted])
             for split, features in judged.items()
