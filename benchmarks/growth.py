@@ -28,7 +28,7 @@ from pipeline import params, paths, quick
 
 SIDE, BATCH = 16, 256
 SHARD = 10_000  # images of a tar file
-LABELLED = 100  # one image of so many
+LABELED = 100  # one image of so many
 LOOK_EVERY = 0.1  # seconds
 DATASET = "digits"  # of the default study, of which another source takes the place
 
@@ -43,8 +43,8 @@ def make(folder: Path, count: int) -> None:
                 image = Image.fromarray(draws.integers(0, 256, (4, 4, 3), dtype=np.uint8))
                 image.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(stream, "PNG", compress_level=1)
                 _add(tar, f"{row:07d}.png", stream.getvalue())
-                if row % LABELLED == 0:
-                    _add(tar, f"{row:07d}.cls", str(row // LABELLED % 10).encode())
+                if row % LABELED == 0:
+                    _add(tar, f"{row:07d}.cls", str(row // LABELED % 10).encode())
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

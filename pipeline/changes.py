@@ -17,7 +17,7 @@ from pipeline.graph import Node
 NAMED = 3  # of each kind of change
 FILES = ("added", "removed", "changed", "moved")
 OTHERS = {  # what a change of labels or groups alone may change of what prepare writes
-    "relabelled": ("labels.parquet", "pretrain/labels.parquet", "budgets", "summary.json"),
+    "relabeled": ("labels.parquet", "pretrain/labels.parquet", "budgets", "summary.json"),
     "regrouped": ("splits.parquet", "pretrain", "budgets", "summary.json"),
 }
 
@@ -30,7 +30,7 @@ class Changes:
     removed: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     moved: list[tuple[str, str]] = field(default_factory=list)  # the same bytes: where they were, where they are
-    relabelled: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    relabeled: list[tuple[str, str | None, str | None]] = field(default_factory=list)
     regrouped: list[tuple[str, str | None, str | None]] = field(default_factory=list)
     refusal: str | None = None  # why the source cannot be read as it is now
     stages: list[str] = field(default_factory=list)  # that run again, at most
@@ -129,24 +129,24 @@ def _files(
 def _known(images: Any, known: dict[str, dict[str, str]]) -> dict[str, list[Any]]:
     """Whose label or group is another one, among the images that were prepared and are still there."""
     prepared = known["group"].keys()
-    relabelled, regrouped = [], []
+    relabeled, regrouped = [], []
     for row, name in enumerate(images.ids):
         if name not in prepared:
             continue
         label = images.classes[images.labels[row]] if images.labels[row] >= 0 else None
         if label != known["label"].get(name):
-            relabelled.append((name, known["label"].get(name), label))
+            relabeled.append((name, known["label"].get(name), label))
         group = str(images.groups[row]) if images.groups is not None else ""
         if group and group != known["group"][name]:
             regrouped.append((name, known["group"][name], group))
-    return {"relabelled": sorted(relabelled), "regrouped": sorted(regrouped)}
+    return {"relabeled": sorted(relabeled), "regrouped": sorted(regrouped)}
 
 
 def _touched(name: str, found: dict[str, list[Any]], subset: bool) -> list[str]:
     """What prepare may write anew: all of it, or what labels and groups decide. A subset goes by classes."""
     folder = paths.dataset(name)
     receipt = paths.receipt(f"prepare@{name}").as_posix()
-    if any(found[kind] for kind in FILES) or (subset and found["relabelled"]):
+    if any(found[kind] for kind in FILES) or (subset and found["relabeled"]):
         return [folder.as_posix(), receipt]
     return [receipt, *(str(folder / file) for kind, files in OTHERS.items() if found[kind] for file in files)]
 

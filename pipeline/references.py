@@ -110,13 +110,13 @@ def _check_weights(where: str, init: str, runs: dict[str, Any]) -> None:
 
 
 def _check_batch(where: str, training: dict[str, Any], ranks: int) -> None:
-    """Every rank gets equally many images of every piece of a batch."""
+    """Every rank gets equally many images of every piece of a batch, and more than one."""
     size, pieces = training["batch_size"], training["accumulate"]
     parts = ranks * pieces
-    if training["epochs"] and size % parts:
+    if training["epochs"] and (size % parts or size < 2 * parts):
         text = (
-            f"{size} images cannot be shared among {ranks} ranks in {pieces} piece(s) (hardware.ranks, accumulate); "
-            f"the nearest that can are {max(parts, round(size / parts) * parts)}"
+            f"{size} images cannot be shared among {ranks} ranks in {pieces} piece(s) (hardware.ranks, accumulate), "
+            f"two or more for each; the nearest that can are {max(2, round(size / parts)) * parts}"
         )
         raise BlockError(Problem((), text)).at(where)
 

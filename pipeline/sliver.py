@@ -12,7 +12,7 @@ from pipeline.params import Count
 from pipeline.plugins import plugin
 
 CLASSES = 10  # at most: hashes draw the splits, so that of each class several images are needed
-UNLABELLED = 4  # one in so many is without a label, where there are any
+UNLABELED = 4  # one in so many is without a label, where there are any
 
 
 def load(
@@ -33,9 +33,9 @@ def rows(whole: Any, images: int) -> list[int]:
     groups = whole.groups if whole.groups is not None else range(len(labels))
     largest = {label for label, _ in Counter(label for label in labels if label >= 0).most_common(CLASSES)}
     keys = (lambda row: (labels[row], splits[row], groups[row])), (lambda row: (labels[row], splits[row]))
-    labelled = _in_turn([row for row, label in enumerate(labels) if label in largest], *keys)
+    labeled = _in_turn([row for row, label in enumerate(labels) if label in largest], *keys)
     others = _in_turn([row for row, label in enumerate(labels) if label < 0], *keys)
-    some = labelled[: images - min(len(others), images // UNLABELLED)]
+    some = labeled[: images - min(len(others), images // UNLABELED)]
     return sorted([*some, *others[: images - len(some)]])
 
 

@@ -141,7 +141,7 @@ def _scores(tables: Mapping[int, Table], verdicts: dict[int, Verdict]) -> dict[s
     if first.predictions or first.draws:
         said = [verdict.draws or {split: p[None] for split, p in verdict.predictions.items()} for verdict in every]
         predicted = {split: (table.examples(split)[1], torch.cat([each[split] for each in said])) for split in JUDGED}
-        scores |= summarize(predicted, protocol, used, table.groups[table.labelled("test").numpy()])
+        scores |= summarize(predicted, protocol, used, table.groups[table.labeled("test").numpy()])
     if first.chosen:
         chosen = {name: [verdict.chosen[name] for verdict in every] for name in first.chosen}
         scores = {metric: score | {"chosen": chosen} for metric, score in scores.items()}
@@ -150,7 +150,7 @@ def _scores(tables: Mapping[int, Table], verdicts: dict[int, Verdict]) -> dict[s
 
 def _predictions(key: str, seed: int, split: str, table: Table, verdict: Verdict) -> pa.Table:
     """What one probe predicts of one split with the features of one seed."""
-    rows = table.labelled(split).numpy()
+    rows = table.labeled(split).numpy()
     columns = {
         "probe": [key] * len(rows),
         "seed": [seed] * len(rows),

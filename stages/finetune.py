@@ -87,7 +87,7 @@ def finetune(
     prepared, folder = Prepared(paths.dataset(dataset)), paths.encoder(run)
     prepared.require_labels()
     device = torch.device(device_name(hardware))
-    beside, classifiers = unlabelled(prepared, objective), stage.scratch / "classifiers"
+    beside, classifiers = unlabeled(prepared, objective), stage.scratch / "classifiers"
     scores: dict[str, Any] = {}
     with stage.device():
         store = placed(prepared.images, device)
@@ -140,9 +140,9 @@ def start(
     return model.to(device), tuned
 
 
-def unlabelled(prepared: Prepared, objective: Spec) -> Beside | None:
+def unlabeled(prepared: Prepared, objective: Spec) -> Beside | None:
     """The train images that pretraining may see, for an objective that asks for some; ParamsError if there are none."""
-    ratio = objective.arguments.get("unlabelled")
+    ratio = objective.arguments.get("unlabeled")
     if ratio is None:
         return None
     rows = np.intersect1d(prepared.pretrain, prepared.rows("train"))
@@ -195,11 +195,11 @@ def plan_of(cell: Cell, images: Images, training: Finetuning, views: Spec, model
 
 
 def predicted(tuned: Objective, model: Model, prepared: Prepared, store: Store) -> dict[str, list[int]]:
-    """The class that the tuned network gives every labelled image of validation and test."""
+    """The class that the tuned network gives every labeled image of validation and test."""
     result = tuned.result().eval()
     outcome = {}
     for split in ("validation", "test"):
-        rows = torch.from_numpy(prepared.labelled(split))
+        rows = torch.from_numpy(prepared.labeled(split))
         with torch.inference_mode():
             parts = in_order(store, rows, CHUNK, model.mean.device)
             guesses = [result(preprocessed(model, part)).argmax(1).cpu() for part in parts]
@@ -215,10 +215,10 @@ def score(budget: str, outcomes: list[dict], prepared: Prepared, protocol: str) 
     seen = pretrained_in_words(prepared.pretrain, {split: prepared.rows(split) for split in SPLITS})
     sentence = f"{protocol}, {labels_in_words(counts)}, {cells}, last step{seen}"
     splits = {
-        name: (prepared.labels[prepared.labelled(split)], np.array([outcome[split] for outcome in outcomes]))
+        name: (prepared.labels[prepared.labeled(split)], np.array([outcome[split] for outcome in outcomes]))
         for name, split in (("val", "validation"), ("test", "test"))
     }
-    groups = prepared.groups[prepared.labelled("test")]
+    groups = prepared.groups[prepared.labeled("test")]
     scores = summarize(splits, sentence, max(counts), groups)
     return {f"finetune.{budget}.{name}": value for name, value in scores.items()}
 

@@ -194,7 +194,7 @@ def watch(model: Model, prepared: Prepared, every: int) -> Callable[[int], dict[
     if not every:
         return None
     try:
-        bank, queries = (spaced(prepared.labelled(split)) for split in ("train", "validation"))
+        bank, queries = (spaced(prepared.labeled(split)) for split in ("train", "validation"))
     except MissingInput:  # the labels are no dependency of this stage
         return None
     if not len(bank) or not len(queries):

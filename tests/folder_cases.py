@@ -45,7 +45,7 @@ def flat_with_table(folder: Path, count: int = 60, known: int = 45) -> Path:
     return folder
 
 
-def unlabelled(folder: Path, count: int = 40) -> Path:
+def unlabeled(folder: Path, count: int = 40) -> Path:
     """0.png …"""
     for number in range(count):
         picture(folder / f"{number}.png", number)
@@ -74,7 +74,7 @@ def many_classes(folder: Path, classes: int = 100, each: int = 12) -> Path:
 KINDS = {
     "class_folders": class_folders,
     "flat_with_table": flat_with_table,
-    "unlabelled": unlabelled,
+    "unlabeled": unlabeled,
     "nested_with_groups": nested_with_groups,
     "many_classes": many_classes,
 }

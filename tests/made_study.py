@@ -172,7 +172,7 @@ def write_scores(row: str, accuracy: float, place: int, seeds: int, labels: int)
     scores = {
         f"{probe}.{score}": entry(round(accuracy + bonus - loss, 4), labels, protocol, seeds)
         for probe, bonus, protocol in (
-            ("knn", 0.0, "Cosine, weighted, k 20, temperature 0.07; every labelled training image."),
+            ("knn", 0.0, "Cosine, weighted, k 20, temperature 0.07; every labeled training image."),
             ("linear", 0.005, "Logistic regression on frozen features, L2 chosen on validation."),
         )
         for score, loss in (("top1", 0.0), ("balanced_accuracy", 0.002), ("macro_f1", 0.003))

@@ -13,13 +13,13 @@ from stages.objectives._objective import Objective, Setting
 
 GROWTH = {"weight": 1.0, "shape": "linear", "begin": 0.0, "end": 0.0}
 SETTINGS: dict[str, dict[str, Any]] = {  # a tiny block of params.yaml for every objective
-    "distill": {"unlabelled": 2, "alpha": 0.5, "temperature": 1.0},
-    "fixmatch": {"unlabelled": 2, "weight": 1.0, "threshold": 0.9, "momentum": 0.9},
-    "mean_teacher": {"unlabelled": 2, "weight": GROWTH, "momentum": 0.9},
-    "pseudo_label": {"unlabelled": 2, "weight": GROWTH, "threshold": 0.9},
-    "s4l": {"unlabelled": 2, "weight": 1.0},
+    "distill": {"unlabeled": 2, "alpha": 0.5, "temperature": 1.0},
+    "fixmatch": {"unlabeled": 2, "weight": 1.0, "threshold": 0.9, "momentum": 0.9},
+    "mean_teacher": {"unlabeled": 2, "weight": GROWTH, "momentum": 0.9},
+    "pseudo_label": {"unlabeled": 2, "weight": GROWTH, "threshold": 0.9},
+    "s4l": {"unlabeled": 2, "weight": 1.0},
     "supervised": {},
-    "uda": {"unlabelled": 2, "weight": 1.0, "threshold": 0.3, "temperature": 0.4, "annealing": {"shape": "log"}},
+    "uda": {"unlabeled": 2, "weight": 1.0, "threshold": 0.3, "temperature": 0.4, "annealing": {"shape": "log"}},
 }
 KNOWN = IMAGES // 3  # of the images of a batch, where some are without label
 
@@ -54,7 +54,7 @@ def batch(learner: Objective, seed: int = 0, progress: float = 0.5) -> Batch:
         torch.eye(CLASSES)[labels].view(IMAGES, CLASSES, 1, 1) + torch.randn(IMAGES, 3, 8, 8, generator=generator) / 2
     )
     views = [base + torch.randn(IMAGES, 3, 8, 8, generator=generator) / 10 for _ in learner.views]
-    labels[IMAGES // (1 + learner.unlabelled) :] = -1
+    labels[IMAGES // (1 + learner.unlabeled) :] = -1
     return Batch(views, torch.arange(IMAGES), labels, progress)
 
 

@@ -140,7 +140,7 @@ def test_a_list_names_images_by_id_or_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["a.jpg", "x.jpg", "y.jpg"], "2 of its 3 names are those of no labelled train image, the first is 'x.jpg'"),
+        (["a.jpg", "x.jpg", "y.jpg"], "2 of its 3 names are those of no labeled train image, the first is 'x.jpg'"),
         (["same.jpg"], r"the first is 'same.jpg' \(the name of several\)"),
         (["cat/a.jpg"], "1 of its 1 names"),
         ([], "names no image"),
@@ -166,7 +166,7 @@ def test_a_list_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_labels_a_budget_grants_none() -> None:
-    """Every budget of an unlabelled data set is empty."""
+    """Every budget of an unlabeled data set is empty."""
     none = Candidates(np.empty(0, np.int64), [], pa.array([], pa.string()), [])
     selections = [
         balanced.select(none, 0, share=0.1),

@@ -51,11 +51,11 @@ def test_images_are_counted_by_split_and_class(made: SimpleNamespace) -> None:
     prepared = made.study().prepared("digits")
     for column, split in enumerate(("train", "validation", "test")):
         assert looked.counts[:, column].sum() == len(prepared.rows(split))
-        assert looked.counts[-1, column] == len(prepared.rows(split)) - len(prepared.labelled(split))
+        assert looked.counts[-1, column] == len(prepared.rows(split)) - len(prepared.labeled(split))
     html = data.draw(looked)
     text = words(html)
     train = prepared.rows("train")
-    assert f"train {len(train)} {len(prepared.labelled('train'))} " in text
+    assert f"train {len(train)} {len(prepared.labeled('train'))} " in text
     assert "no label 210" in text
     widths = re.findall(r"<b>(.*?)</b>.*?</small>", html)
     assert widths == ["a", "b", "c", "no label"]

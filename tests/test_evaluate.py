@@ -31,7 +31,7 @@ PROBES = {
 N, CLASSES, SEEDS = 120, ("cat", "dog", "eel"), (0, 7)
 LABELS = np.arange(N) % 3
 SPLIT = np.array(["train"] * 60 + ["validation"] * 30 + ["test"] * 30)
-UNLABELLED = (5, 65, 95)
+UNLABELED = (5, 65, 95)
 
 
 class Stage:
@@ -59,7 +59,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     dataset.mkdir(parents=True)
     features.mkdir(parents=True)
     ids = np.array([f"image-{row:03}" for row in range(N)])
-    known = np.setdiff1d(np.arange(N), UNLABELLED)
+    known = np.setdiff1d(np.arange(N), UNLABELED)
     splits = {"id": ids, "split": SPLIT, "group": [f"{row:064x}" for row in range(N)]}
     labels = {"id": ids[known], "label": LABELS[known], "name": [CLASSES[label] for label in LABELS[known]]}
     pq.write_table(pa.table(labels), dataset / "labels.parquet")
@@ -99,7 +99,7 @@ def ran(repository: Path, name: str = "out") -> tuple[dict[str, Any], dict[str, 
 
 
 def relabel(splits: tuple[str, ...]) -> None:
-    """Give every labelled image of some splits the next class."""
+    """Give every labeled image of some splits the next class."""
     file = paths.dataset("pets") / "labels.parquet"
     table = pq.read_table(file).to_pydict()
     split = dict(zip((f"image-{row:03}" for row in range(N)), SPLIT, strict=True))
@@ -129,7 +129,7 @@ def test_scores_follow_the_schema(repository: Path) -> None:
 def test_a_number_says_how_it_was_obtained(repository: Path) -> None:
     """Protocol, labels used and what was chosen stand beside the number."""
     scores, _, _ = ran(repository)
-    protocol = "weighted 5-NN, cosine, T 0.07, 59 labelled training images, encoder in eval mode, last epoch"
+    protocol = "weighted 5-NN, cosine, T 0.07, 59 labeled training images, encoder in eval mode, last epoch"
     assert scores["knn.top1"]["protocol"] == protocol
     assert scores["knn_k200.top1"]["protocol"].startswith("weighted 59-NN, cosine, T 0.1,")
     assert scores["linear.top1"]["labels_used"] == 59
@@ -171,14 +171,14 @@ def same(row: dict[str, Any], probe: str, seed: int, split: str) -> bool:
     return (row["probe"], row["seed"], row["split"]) == (probe, seed, split)
 
 
-def test_predictions_are_of_labelled_images_of_their_split(repository: Path) -> None:
+def test_predictions_are_of_labeled_images_of_their_split(repository: Path) -> None:
     """Ids belong to the split they are listed under, labels are theirs, and images without a label are left out."""
     _, columns, _ = ran(repository)
     row = np.array([int(identity.removeprefix("image-")) for identity in columns["id"]])
     names = {"validation": "val", "test": "test"}
     assert [names[split] for split in SPLIT[row]] == columns["split"]
     assert LABELS[row].tolist() == columns["label"]
-    assert not set(row.tolist()) & set(UNLABELLED)
+    assert not set(row.tolist()) & set(UNLABELED)
 
 
 def test_files_are_the_same_byte_for_byte(repository: Path) -> None:

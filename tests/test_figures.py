@@ -113,7 +113,7 @@ def test_map_lies_in_its_frame_and_never_changes():
 
 @pytest.mark.parametrize(
     ("shape", "reason"),
-    [((2, 5), "2 labelled test images"), ((30, 1), "its features have one dimension"), ((3, 2), "")],
+    [((2, 5), "2 labeled test images"), ((30, 1), "its features have one dimension"), ((3, 2), "")],
 )
 def test_what_cannot_be_mapped_says_why(shape, reason):
     """Too few images, one dimension: t-SNE would raise an error."""

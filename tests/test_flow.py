@@ -111,7 +111,10 @@ def test_the_outcome_of_a_stage_is_what_dvc_did(project, runner):
 
 
 def test_every_line_is_passed_on_but_no_flood(project, runner):
-    """Of a progress bar, whose updates overwrite each other, one in a while; a failure's message is the last line."""
+    """Of a progress bar, whose updates overwrite each other, one in a while; a failure's message is the last line.
+
+    Or the sentence of the stage, which may go on in more lines.
+    """
     noisy = r"printf '1%%\r2%%\r3%%\r\ndone\n'; echo no paper >&2; false"
     edit(project, "dvc.yaml", "cmd: mkdir", f"cmd: {noisy} && mkdir")
     lines: list[str] = []
@@ -119,6 +122,10 @@ def test_every_line_is_passed_on_but_no_flood(project, runner):
     said = ("1%", "2%", "3%", "done", "no paper")
     assert [line for line in lines if line in said] == ["1%", "3%", "done", "no paper"]
     assert (result.outcome, result.message) == (Outcome.FAILED, "no paper")
+    (project / "said").write_text("error: no paper\n  ordered: none\n")
+    edit(project, "dvc.yaml", "echo no paper", "cat said")
+    result = runner.run("prepare@d", force=False, say=lines.append)
+    assert result.message == "error: no paper"
 
 
 def test_a_stage_waits_for_files_that_another_dvc_holds(project, runner):

@@ -54,7 +54,7 @@ def test_the_loss_is_a_finite_scalar(name: str) -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_its_classifier_starts_at_zero(name: str) -> None:
-    """All classes are equal at first, and the loss of the labelled images alone is log(classes)."""
+    """All classes are equal at first, and the loss of the labeled images alone is log(classes)."""
     changed = {
         "distill": {"alpha": 0.0},
         "s4l": {"weight": 0.0},
@@ -128,7 +128,7 @@ def test_labels_beyond_the_known_are_not_looked_at(name: str) -> None:
     """Whatever stands in place of the labels that are hidden, the loss is the same."""
     learner = objective(name)
     given = batch(learner)
-    assert (given.labels >= 0).sum() == learner.labelled(given) == KNOWN
+    assert (given.labels >= 0).sum() == learner.labeled(given) == KNOWN
     other = given.labels.where(given.labels >= 0, torch.arange(IMAGES) % CLASSES)
     shown = Batch(given.views, given.index, other, given.progress)
     assert torch.equal(objective(name)(given)["loss"], objective(name)(shown)["loss"])
@@ -164,7 +164,7 @@ def test_images_without_label_matter(name: str) -> None:
 
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_without_weight_only_labels_teach(name: str) -> None:
-    """With weight 0 the loss is the cross-entropy of the labelled images, and that of s4l of their turned copies."""
+    """With weight 0 the loss is the cross-entropy of the labeled images, and that of s4l of their turned copies."""
     none = {"weight": 0.0, "shape": "linear", "begin": 0.0, "end": 0.0}
     growing = name in ("mean_teacher", "pseudo_label")
     changed = {"weight": none if growing else 0.0} | ({"annealing": None} if name == "uda" else {})
@@ -190,8 +190,8 @@ def test_a_threshold_lies_above_0_and_at_most_at_1(name: str, threshold: float) 
 @pytest.mark.parametrize("name", SEMI)
 def test_a_ratio_is_at_least_one(name: str) -> None:
     """An objective for images without label sees some."""
-    with pytest.raises(ParamsError, match=rf"finetunes\.{name}\.objective\.unlabelled: must be .*not 0"):
-        objective(name, unlabelled=0)
+    with pytest.raises(ParamsError, match=rf"finetunes\.{name}\.objective\.unlabeled: must be .*not 0"):
+        objective(name, unlabeled=0)
 
 
 # ---- distillation
@@ -228,7 +228,7 @@ def test_a_high_temperature_compares_centered_logits() -> None:
 def test_the_teacher_of_a_distillation_stays() -> None:
     """It is no part of the state, its mode is eval whatever the student's, and it gets no gradient."""
     taught = nn.Sequential(network(3), nn.Linear(16, CLASSES))
-    spec = plugins.specify("objectives", {"name": "distill", "unlabelled": 2, "alpha": 1.0, "temperature": 2.0}, "x")
+    spec = plugins.specify("objectives", {"name": "distill", "unlabeled": 2, "alpha": 1.0, "temperature": 2.0}, "x")
     learner = spec.make(network(0), Setting(16, CLASSES, taught))
     before = {name: value.clone() for name, value in taught.state_dict().items()}
     losses(learner, 3)
@@ -284,7 +284,7 @@ def pseudo(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def test_fixmatch_sees_all_in_one_batch() -> None:
-    """Labelled weak, unlabelled weak and unlabelled strong views go through the network together."""
+    """Labeled weak, unlabeled weak and unlabeled strong views go through the network together."""
     learner, twin = (objective("fixmatch", threshold=0.5) for _ in range(2))
     losses(learner, 8)
     losses(twin, 8)

@@ -88,7 +88,7 @@ def test_a_collapsed_row_is_named_instead_of_mapped(study: SimpleNamespace, chan
     assert "two-dimensional map" not in page
 
 
-@pytest.mark.parametrize(("images", "says"), [(1, "1 labelled test image,"), (2, "2 labelled test images,")])
+@pytest.mark.parametrize(("images", "says"), [(1, "1 labeled test image,"), (2, "2 labeled test images,")])
 def test_a_map_has_three_images(study: SimpleNamespace, images: int, says: str) -> None:
     """Fewer with a label, and three neighbors to find, have a page without a map, and with it pictures."""
     study.params["private"] = False

@@ -97,14 +97,14 @@ def test_pretraining_sees_no_patient_of_test(tissue: Prepared) -> None:
     """The rows that pretraining may see are those of train patients, with and without a label."""
     seen, tested = ({patient(tissue.ids[row]) for row in rows} for rows in (tissue.pretrain, tissue.rows("test")))
     assert not seen & tested
-    assert len(tissue.pretrain) > 10 * len(tissue.labelled("train")) > 0
+    assert len(tissue.pretrain) > 10 * len(tissue.labeled("train")) > 0
 
 
 def test_intervals_are_by_patient(study: Study, tissue: Prepared) -> None:
     """The report's numbers say over how many patients their intervals are; a few make a wide one."""
     results = json.loads((study.folder / "data/report/results.json").read_text())["simclr"]
-    count = len({patient(tissue.ids[row]) for row in tissue.labelled("test")})
-    assert 2 <= count < len(tissue.labelled("test"))
+    count = len({patient(tissue.ids[row]) for row in tissue.labeled("test")})
+    assert 2 <= count < len(tissue.labeled("test"))
     for score in ("knn.top1", "finetune.half.top1", "finetune.all.macro_f1"):
         assert f"interval over {count} groups of test images" in results[score]["protocol"]
         low, high = results[score]["test"]["interval"]
@@ -114,11 +114,11 @@ def test_intervals_are_by_patient(study: Study, tissue: Prepared) -> None:
 
 def test_a_budget_of_groups_labels_whole_patients(tissue: Prepared) -> None:
     """Half of the train patients, with all their labels."""
-    train = {patient(tissue.ids[row]) for row in tissue.labelled("train")}
+    train = {patient(tissue.ids[row]) for row in tissue.labeled("train")}
     granted = tissue.budget("half", 0)
     whose = {patient(tissue.ids[row]) for row in granted}
     assert len(whose) == round(len(train) / 2)
-    assert set(granted) == {row for row in tissue.labelled("train") if patient(tissue.ids[row]) in whose}
+    assert set(granted) == {row for row in tissue.labeled("train") if patient(tissue.ids[row]) in whose}
 
 
 # ---- what to label next
@@ -145,11 +145,11 @@ def truth(file: str) -> str:
 
 
 def test_select_fill_label_and_select_again(study: Study, tissue: Prepared) -> None:
-    """Lists are of unlabelled train images, none twice; rows that wait stand in the way; encoders stay."""
+    """Lists are of unlabeled train images, none twice; rows that wait stand in the way; encoders stay."""
     done = contrail(study, "select", "--n", "12")
     assert done.returncode == 0, done.stderr
     first = rows(study)
-    train = {tissue.ids[row] for row in tissue.rows("train")} - {tissue.ids[row] for row in tissue.labelled("train")}
+    train = {tissue.ids[row] for row in tissue.rows("train")} - {tissue.ids[row] for row in tissue.labeled("train")}
     assert len(first) == 12
     assert set(first) <= train
     assert not any(first.values())

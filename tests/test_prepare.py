@@ -99,7 +99,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_images_without_a_label_are_seen_but_not_counted(tmp_path: Path) -> None:
-    """Pretraining sees every train image; labels, budgets and `labelled` know only those with one."""
+    """Pretraining sees every train image; labels, budgets and `labeled` know only those with one."""
     root = zoo(tmp_path / "zoo")
     for row in range(20):
         paint(root / f"{row:02d}.png", (0, 0, row + 1))
@@ -108,7 +108,7 @@ def test_images_without_a_label_are_seen_but_not_counted(tmp_path: Path) -> None
     known = train[data.labels[train] >= 0]
     assert 0 < len(known) < len(train)
     np.testing.assert_array_equal(data.pretrain, train)
-    np.testing.assert_array_equal(data.labelled("train"), known)
+    np.testing.assert_array_equal(data.labeled("train"), known)
     rows, labels = data.pretrain_labels
     np.testing.assert_array_equal(rows, known)
     np.testing.assert_array_equal(labels, data.labels[known])
@@ -123,7 +123,7 @@ def test_images_without_any_label_are_prepared(tmp_path: Path, capsys) -> None:
     assert "warning: fewer than 2 classes have a label: enough for pretraining" in capsys.readouterr().out
     assert len(data.pretrain) == len(data.rows("train")) > 0
     assert data.classes == []
-    assert len(data.budget("all", 0)) == len(data.labelled("train")) == 0
+    assert len(data.budget("all", 0)) == len(data.labeled("train")) == 0
     with pytest.raises(Refusal, match=r"labels of toy are of 0 class\(es\), so there is nothing to tell apart"):
         data.require_labels()
 
@@ -135,7 +135,7 @@ def test_labels_of_train_alone_judge_nothing(tmp_path: Path) -> None:
     data.require_labels()
     train = [data.ids[row] for row in data.rows("train")]
     (root / "labels.csv").write_text("file,label\n" + "".join(f"{name},{name[:3]}\n" for name in train))
-    with pytest.raises(Refusal, match="the validation split of toy has no labelled image"):
+    with pytest.raises(Refusal, match="the validation split of toy has no labeled image"):
         prepared(tmp_path / "train", **zoo_block(root, "labels.csv")).require_labels()
 
 

@@ -75,13 +75,13 @@ def test_test_labels_change_no_answer(name: str, blobs: Table) -> None:
 
 
 @pytest.mark.parametrize("name", ["knn", "linear", "retrieval"])
-def test_a_classifier_answers_for_labelled_images_only(name: str, blobs: Table) -> None:
+def test_a_classifier_answers_for_labeled_images_only(name: str, blobs: Table) -> None:
     """Images without a label are neither fitted on nor predicted."""
     blobs.labels[[0, 60, 90, 91]] = -1
     verdict = plugins.specify("probes", {"name": name, **PARAMETERS[name]}, "probes").make(blobs)
     assert verdict.labels_used == 59
     assert [len(verdict.predictions[split]) for split in JUDGED] == [29, 28]
-    assert "59 labelled training images" in verdict.protocol
+    assert "59 labeled training images" in verdict.protocol
 
 
 @pytest.mark.parametrize("name", ["knn", "linear", "retrieval"])
@@ -90,13 +90,13 @@ def test_a_class_without_labels_is_refused(name: str, blobs: Table) -> None:
     rows = blobs.rows["train"]
     blobs.labels[rows[blobs.labels[rows] == 2]] = -1
     spec = plugins.specify("probes", {"name": name, **PARAMETERS[name]}, "probes")
-    with pytest.raises(Refusal, match="the train split has no labelled image of class '2'"):
+    with pytest.raises(Refusal, match="the train split has no labeled image of class '2'"):
         spec.make(blobs)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_split_without_labels_is_refused(split: str, blobs: Table) -> None:
-    """Without a labelled validation or test image there is no number."""
+    """Without a labeled validation or test image there is no number."""
     blobs.labels[blobs.rows[split]] = -1
     with pytest.raises(Refusal, match="nothing can be measured"):
         knn.score(blobs, k=1, temperature=1.0)
@@ -168,7 +168,7 @@ def test_a_small_temperature_stays_finite() -> None:
 def test_the_protocol_names_the_neighbors_that_were_used(blobs: Table) -> None:
     """The sentence says how many neighbors voted: never more than there are training labels."""
     verdict = knn.score(blobs, k=200, temperature=0.1)
-    assert verdict.protocol == "weighted 60-NN, cosine, T 0.1, 60 labelled training images"
+    assert verdict.protocol == "weighted 60-NN, cosine, T 0.1, 60 labeled training images"
 
 
 # ---- linear

@@ -26,7 +26,7 @@ class Data(NamedTuple):
     def rows(self, split: str) -> np.ndarray:
         return ROWS[split]
 
-    labelled = rows
+    labeled = rows
 
 
 def score(pretrain: np.ndarray, used: list[int]) -> dict[str, Any]:

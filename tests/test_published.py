@@ -94,7 +94,7 @@ def test_cifar100_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_svhn_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the files a zero is labelled 10, and images are the last axis."""
+    """In the files a zero is labeled 10, and images are the last axis."""
     files = dict(published.SVHN.split_list)
     for split, pixels in COLORS.items():
         labels = np.array([[label or 10] for label in LABELS[split]], dtype=np.uint8)

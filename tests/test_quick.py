@@ -26,7 +26,7 @@ def source(labels, split=None, groups=None):
     return Images(pixels, [f"{row}.png" for row in range(count)], np.array(labels), names, split, groups)
 
 
-def unlabelled_tail(classes, known, count):
+def unlabeled_tail(classes, known, count):
     return [row % classes if row < known else -1 for row in range(count)]
 
 
@@ -34,9 +34,9 @@ SOURCES = {
     "a hundred classes of 12": source([row % 100 for row in range(1200)]),
     "a thousand classes": source([row % 1000 for row in range(50_000)]),
     "an own test split": source([row % 100 for row in range(6000)], split=np.repeat(["train", "test"], [5000, 1000])),
-    "few labels": source(unlabelled_tail(10, 400, 20_000)),
+    "few labels": source(unlabeled_tail(10, 400, 20_000)),
     "own split, few labels": source(
-        unlabelled_tail(10, 1300, 20_000), split=np.tile(np.repeat(["train", "test"], 10), 1000)
+        unlabeled_tail(10, 1300, 20_000), split=np.tile(np.repeat(["train", "test"], 10), 1000)
     ),
     "patients": source(
         [row // 40 % 5 for row in range(4000)], groups=np.array([f"p{row // 40}" for row in range(4000)])

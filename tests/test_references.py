@@ -72,7 +72,8 @@ def test_a_batch_is_shared_equally(study: dict[str, Any]) -> None:
     params.check(study)
     says = "runs.simclr.training.batch_size: 256 images cannot be shared among 3 ranks in 2 piece(s) (hardware.ranks, "
     sentence = refused(put(study, "runs/simclr/training/batch_size", 256))
-    assert sentence == f"params.yaml: {says}accumulate); the nearest that can are 258"
+    assert sentence == f"params.yaml: {says}accumulate), two or more for each; the nearest that can are 258"
+    assert "the nearest that can are 12" in refused(put(study, "runs/simclr/training/batch_size", 6))
 
 
 def test_fine_tuning_keeps_layers_that_there_are(study: dict[str, Any]) -> None:

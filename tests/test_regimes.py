@@ -1,7 +1,7 @@
-"""Claims about learning from labelled and unlabelled images at once, and from another finetune.
+"""Claims about learning from labeled and unlabeled images at once, and from another finetune.
 
-- every step sees labelled images epoch by epoch as ever, and `ratio` times as many of a stream without an end
-- a label that is not granted is never seen; every sighting of an unlabelled image has other views
+- every step sees labeled images epoch by epoch as ever, and `ratio` times as many of a stream without an end
+- a label that is not granted is never seen; every sighting of an unlabeled image has other views
 - a training interrupted anywhere ends in the bits of the uninterrupted one, however the images are read
 - weights that move over a training have their published values; averages of weights are what they say
 - what fine-tuning leaves can be taken up again; what cannot be done is a sentence before anything is trained
@@ -44,25 +44,25 @@ from stages.views._operations import Pixels
 
 CPU = torch.device("cpu")
 SGD = Sgd(name="sgd", learning_rate=0.1, momentum=0.9, nesterov=False, weight_decay=0.01)
-LABELLED = torch.arange(0, 60, 3)  # 20 of 60 images
+LABELED = torch.arange(0, 60, 3)  # 20 of 60 images
 VISIBLE = torch.arange(60)[torch.arange(60) % 5 != 4]  # 48 of them
 
 
 def batches(size: int = 6, ratio: int = 2, pieces: int = 1, seed: int = 0, visible: Tensor = VISIBLE) -> Batches:
     beside = Beside(visible, ratio) if ratio else None
-    return Batches(LABELLED, beside, images=60, size=size, pieces=pieces, seed=seed)
+    return Batches(LABELED, beside, images=60, size=size, pieces=pieces, seed=seed)
 
 
 # ---- which images a step sees
 
 
 @pytest.mark.parametrize("ratio", [0, 3])
-def test_labelled_images_come_as_they_would_alone(ratio: int) -> None:
+def test_labeled_images_come_as_they_would_alone(ratio: int) -> None:
     """Each step's first images are the next of the epoch's order, whatever comes beside them."""
     found = batches(ratio=ratio)
     assert (found.per_epoch, found.count) == (3, 6 * (1 + ratio))
     for step in range(7):
-        order = shuffled(LABELLED, seed=0, epoch=step // 3)
+        order = shuffled(LABELED, seed=0, epoch=step // 3)
         sightings = found.at(step, CPU)
         assert len(sightings) == found.count
         assert torch.equal(sightings[:6], order[step % 3 * 6 :][:6])
@@ -70,7 +70,7 @@ def test_labelled_images_come_as_they_would_alone(ratio: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(6, 2), (5, 7), (20, 7)])
-def test_unlabelled_images_are_a_stream(size: int, ratio: int) -> None:
+def test_unlabeled_images_are_a_stream(size: int, ratio: int) -> None:
     """One epoch after another, each image once in each, in another order; a step may reach over several epochs."""
     found = batches(size, ratio)
     stream = torch.cat([found.at(step, CPU)[size:] for step in range(30)])
@@ -83,7 +83,7 @@ def test_unlabelled_images_are_a_stream(size: int, ratio: int) -> None:
 
 
 def test_no_two_sightings_are_one() -> None:
-    """Over a whole training an unlabelled image has another number each time, and never a labelled one's."""
+    """Over a whole training an unlabeled image has another number each time, and never a labeled one's."""
     found = batches(ratio=7)
     stream = torch.cat([found.at(step, CPU)[6:] for step in range(40)])
     assert len(stream.unique()) == len(stream)
@@ -100,7 +100,7 @@ def test_a_step_is_a_pure_function() -> None:
 
 
 def test_every_piece_has_its_share() -> None:
-    """In pieces a batch has the same images, and each piece has labelled ones first."""
+    """In pieces a batch has the same images, and each piece has labeled ones first."""
     whole, parts = batches(ratio=2).at(4, CPU), batches(ratio=2, pieces=3).at(4, CPU)
     assert torch.equal(parts.sort().values, whole.sort().values)
     for piece in parts.split(6):
@@ -108,7 +108,7 @@ def test_every_piece_has_its_share() -> None:
 
 
 def test_labels_are_hidden_from_the_rest() -> None:
-    """Of a piece the labels of the labelled images stay, the others become −1; without others all stay."""
+    """Of a piece the labels of the labeled images stay, the others become −1; without others all stay."""
     labels = torch.arange(18)
     assert batches(ratio=2).hidden(labels.clone()).tolist() == [0, 1, 2, 3, 4, 5] + [-1] * 12
     assert torch.equal(batches(ratio=0).hidden(labels.clone()), labels)
@@ -147,10 +147,10 @@ def trainer(folder: Path, host: Host, *, ratio: int = 2, pieces: int = 1, batch:
         method = Watching()
     pixels = torch.randint(0, 256, (60, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     labels = torch.full((60,), -1)
-    labels[LABELLED] = LABELLED % 4
+    labels[LABELED] = LABELED % 4
     settings = Training(batch_size=batch, accumulate=pieces, optimizer=SGD, warmup_epochs=0)
     plan = Plan("1pct", 0, 6, settings, make_views, "fp32", None, None, "cosine_7_16")
-    images = Images(Packed(pixels.numpy()), labels, LABELLED, Beside(VISIBLE, ratio) if ratio else None)
+    images = Images(Packed(pixels.numpy()), labels, LABELED, Beside(VISIBLE, ratio) if ratio else None)
     return Trainer(method, images, plan, Checkpoints(folder), host)
 
 
@@ -176,17 +176,17 @@ def test_interrupted_training_ends_in_the_same_bits(tmp_path: Path, stops: tuple
 
 
 def test_a_batch_shows_granted_labels_only(tmp_path: Path) -> None:
-    """Labelled images first, with their labels; beside them images without, even where one has a label elsewhere."""
+    """Labeled images first, with their labels; beside them images without, even where one has a label elsewhere."""
     with seeded(0, CPU):
         run = trainer(tmp_path, Host())
         run.run()
     for batch in run.method.given:
         assert torch.equal(batch.labels[:6], batch.index[:6] % 4)
         assert (batch.labels[6:] == -1).all()
-        assert torch.isin(batch.index[:6], LABELLED).all()
+        assert torch.isin(batch.index[:6], LABELED).all()
         assert torch.isin(batch.index[6:], VISIBLE).all()
     beside = torch.cat([batch.index[6:] for batch in run.method.given])
-    assert torch.isin(LABELLED[torch.isin(LABELLED, VISIBLE)], beside).all()
+    assert torch.isin(LABELED[torch.isin(LABELED, VISIBLE)], beside).all()
 
 
 def test_an_image_looks_different_every_time(tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ def test_reading_ahead_sees_what_the_training_sees(tmp_path: Path) -> None:
         assert len(feed.take(3).values) == run.batches.count == 18
 
 
-def test_the_learning_rate_is_that_of_the_labelled_images(tmp_path: Path) -> None:
-    """Per 256 labelled images, by the schedule of the plan."""
+def test_the_learning_rate_is_that_of_the_labeled_images(tmp_path: Path) -> None:
+    """Per 256 labeled images, by the schedule of the plan."""
     run = trainer(tmp_path, Host())
     run.step = 9
     run._set_rate()
@@ -381,11 +381,11 @@ CELL = finetune.Cell("1pct", 0, 0)
 
 def granted(prepared: Any, name: str) -> Images:
     """What an objective would see."""
-    beside = finetune.unlabelled(prepared, plugins.specify("objectives", {"name": name, **SETTINGS[name]}, "x"))
+    beside = finetune.unlabeled(prepared, plugins.specify("objectives", {"name": name, **SETTINGS[name]}, "x"))
     return finetune.granted(prepared, CELL, Packed(np.zeros((9, 2, 2, 3), np.uint8)), CPU, beside)
 
 
-def test_unlabelled_images_are_the_visible_ones_of_train() -> None:
+def test_unlabeled_images_are_the_visible_ones_of_train() -> None:
     """Those that pretraining may see and that are in train; labels are those of the budget alone."""
     images = granted(data(), "fixmatch")
     assert images.beside
@@ -395,7 +395,7 @@ def test_unlabelled_images_are_the_visible_ones_of_train() -> None:
     assert granted(data(), "supervised").beside is None
 
 
-def test_no_unlabelled_images_are_refused() -> None:
+def test_no_unlabeled_images_are_refused() -> None:
     """Where pretraining may see no train image there is nothing to learn from without label."""
     with pytest.raises(ParamsError, match=r"the objective fixmatch needs images .* put train into its pretrain_on"):
         granted(data(visible=[0, 7]), "fixmatch")
@@ -428,7 +428,7 @@ def test_the_protocol_says_what_was_learned_from() -> None:
     )
 
 
-FIXMATCH = {"name": "fixmatch", "unlabelled": 7, "weight": 1.0, "threshold": 0.95, "momentum": 0.999}
+FIXMATCH = {"name": "fixmatch", "unlabeled": 7, "weight": 1.0, "threshold": 0.95, "momentum": 0.999}
 WEAK_STRONG = {
     "name": "weak_strong",
     "roles": ["weak", "strong"],
@@ -439,7 +439,7 @@ WEAK_STRONG = {
     "magnitude": 1.0,
     "cutout": 0.5,
 }
-DISTILL = {"name": "distill", "unlabelled": 7, "alpha": 1.0, "temperature": 1.0}
+DISTILL = {"name": "distill", "unlabeled": 7, "alpha": 1.0, "temperature": 1.0}
 
 
 @pytest.fixture
@@ -480,7 +480,7 @@ def test_right_finetunes_are_accepted(study: dict[str, Any]) -> None:
             "the objective supervised takes the views weak of an image and the policy weak_strong",
         ),
         ("semi/objective/threshold", 0.0, "finetunes.semi.objective.threshold: must be a number greater than 0 and"),
-        ("semi/objective/unlabelled", 0, "finetunes.semi.objective.unlabelled: must be a whole number greater"),
+        ("semi/objective/unlabeled", 0, "finetunes.semi.objective.unlabeled: must be a whole number greater"),
         ("semi/teacher", "data/classifiers/tuned", "the objective fixmatch has no teacher, so this must be stages/obj"),
         ("tuned/teacher", "stages/objectives/fixmatch.py", "this must be stages/objectives/supervised.py, not stages"),
         ("pupil/teacher", "stages/objectives/distill.py", "must be data/classifiers/<finetune>, what another finetune"),

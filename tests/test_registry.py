@@ -109,14 +109,14 @@ def test_accuracies_on_several_data_sets_name_no_best(project):
     ("init", "best"),
     [
         ("data/encoders/fair/seed-0/encoder.safetensors", 2),
-        ("data/encoders/labelled/seed-0/encoder.safetensors", 1),
+        ("data/encoders/labeled/seed-0/encoder.safetensors", 1),
         ("data/raw/theirs.pth", 1),
     ],
 )
 def test_what_a_run_started_from_may_have_seen_labels(project, init, best):
     """A run that starts from one that saw labels, or from elsewhere, is registered by its name only."""
     study = params.read()
-    study["runs"]["labelled"] = study["runs"]["fair"] | {"sees": "labels"}
+    study["runs"]["labeled"] = study["runs"]["fair"] | {"sees": "labels"}
     study["runs"]["good"]["init"] = init
     Path("params.yaml").write_text(json.dumps(study))
     assert registry.register(None) == best

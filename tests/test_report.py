@@ -118,7 +118,7 @@ def test_page_shows_every_row_and_figure(made):
 
 def test_page_names_protocol_and_labels(made):
     """A number's protocol sentence, the labels it used and what was chosen for it stand on the page."""
-    assert "Cosine, weighted, k 20, temperature 0.07; every labelled training image." in made.page
+    assert "Cosine, weighted, k 20, temperature 0.07; every labeled training image." in made.page
     assert (
         "Budgets of digits: 1\N{THIN SPACE}% is 10 labels, 3 draws; 10\N{THIN SPACE}% is 110 labels, 3 draws."
         in made.page

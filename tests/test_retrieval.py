@@ -168,7 +168,7 @@ def test_the_gallery_of_the_split_uses_no_training_label(digits: Table) -> None:
     assert retrieval.score(blind, gallery="split").values == before.values
     assert before.labels_used == 0
     assert retrieval.score(digits, gallery="train").labels_used == 1080
-    assert "1080 labelled training images" in retrieval.score(digits, gallery="train").protocol
+    assert "1080 labeled training images" in retrieval.score(digits, gallery="train").protocol
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [-1, -1, -1], [-1, -1, 0]])

@@ -1,7 +1,7 @@
 """What to label next: `usl` by its paper, the stage `select`, and the verbs that make a list and merge it.
 
 Claims:
-- of every cluster the densest image is picked, other picks and labelled images drive it apart, nothing is picked twice;
+- of every cluster the densest image is picked, other picks and labeled images drive it apart, nothing is picked twice;
 - only train images without a label are candidates.
 """
 
@@ -119,7 +119,7 @@ def test_the_picks_are_a_matter_of_the_seed() -> None:
 
 
 def test_what_has_a_label_repels() -> None:
-    """With the densest image labelled, another one is picked where the weight allows, and never its double."""
+    """With the densest image labeled, another one is picked where the weight allows, and never its double."""
     features = torch.cat([blobs(), blobs()[:1]])
     assert 0 in pick(features, 2, neighbors=19).positions.tolist()
     again = pick(features, 2, known=blobs()[:1], neighbors=19)
@@ -167,14 +167,14 @@ BLOCK = {
 }
 
 
-def selected(root: Path, labelled: int) -> dict[str, list]:
-    """The table of the stage, where the first `labelled` images have a label."""
+def selected(root: Path, labeled: int) -> dict[str, list]:
+    """The table of the stage, where the first `labeled` images have a label."""
     dataset, features = paths.dataset("pets"), paths.features("simclr")
     for folder in (dataset, features):
         folder.mkdir(parents=True, exist_ok=True)
     ids = [f"image-{row}" for row in range(52)]
     pq.write_table(pa.table({"id": ids, "split": SPLITS, "group": ids}), dataset / "splits.parquet")
-    known = {"id": ids[:labelled], "label": [0] * labelled, "name": ["cat"] * labelled}
+    known = {"id": ids[:labeled], "label": [0] * labeled, "name": ["cat"] * labeled}
     pq.write_table(pa.table(known), dataset / "labels.parquet")
     np.save(features / "seed-3.npy", blobs(52, 4, 0.4).numpy())
     select(Stage(root), **arguments(select, BLOCK, "selections.next"))  # type: ignore[arg-type]
@@ -182,9 +182,9 @@ def selected(root: Path, labelled: int) -> dict[str, list]:
 
 
 def test_candidates_are_train_images_without_a_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a labelled image nor one of validation, test or what is excluded is selected; ranks count from 1."""
+    """Neither a labeled image nor one of validation, test or what is excluded is selected; ranks count from 1."""
     monkeypatch.chdir(tmp_path)
-    table = selected(tmp_path, labelled=34)
+    table = selected(tmp_path, labeled=34)
     assert sorted(table["id"]) == [f"image-{row}" for row in range(34, 40)]
     assert table["rank"] == [1, 2, 3, 4, 5, 6]
     assert table["score"] == sorted(table["score"], reverse=True)
@@ -194,13 +194,13 @@ def test_the_same_selection_is_the_same_bytes(tmp_path: Path, monkeypatch: pytes
     """Selected twice, the table is equal byte for byte."""
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
-        selected(tmp_path / name, labelled=9)
+        selected(tmp_path / name, labeled=9)
     one, two = ((tmp_path / name / paths.selection("next")).read_bytes() for name in ("one", "two"))
     assert one == two
 
 
 def test_nothing_left_to_label_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every train image labelled the refusal says so."""
+    """With every train image labeled the refusal says so."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refusal, match="every train image of pets has a label"):
-        selected(tmp_path, labelled=40)
+        selected(tmp_path, labeled=40)

@@ -1,4 +1,4 @@
-"""Images in tar and parquet files: found by one pass, read by seeking, labelled by what stands beside them."""
+"""Images in tar and parquet files: found by one pass, read by seeking, labeled by what stands beside them."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def table(path: Path, rows: int, *, group: int = 100, start: int = 0, **columns:
     return path
 
 
-def labelled(images: Images) -> dict[str, str | None]:
+def labeled(images: Images) -> dict[str, str | None]:
     """Id → name of the class."""
     return {name: images.classes[y] if y >= 0 else None for name, y in zip(images.ids, images.labels, strict=True)}
 
@@ -90,7 +90,7 @@ def test_a_table_of_shards_lies_where_it_is_watched(tmp_path: Path) -> None:
 def test_no_value_is_no_class(tmp_path: Path, said: bytes) -> None:
     """Not a number, nothing and an empty text are no label."""
     pack(tmp_path / "0.tar", {"a.png": png(1), "a.json": said, "b.png": png(2), "b.cls": b"dog"})
-    assert labelled(shards.load(path=str(tmp_path), **BARE)) == {"0.tar/a.png": None, "0.tar/b.png": "dog"}
+    assert labeled(shards.load(path=str(tmp_path), **BARE)) == {"0.tar/a.png": None, "0.tar/b.png": "dog"}
 
 
 @pytest.mark.parametrize("said", [b'{"label": "\\ud800"}', b"[" * 100_000])
@@ -108,7 +108,7 @@ def test_a_tar_holds_images_and_what_they_are(tmp_path: Path) -> None:
     pack(tmp_path / "0000.tar", members | {"b/000.seg.png": png(9), "./b/000.PNG": png(2), "b/000.cls": b"3"})
     (tmp_path / "sizes.json").write_text("{}")
     images = shards.load(path=str(tmp_path), **BARE)
-    assert labelled(images) == {
+    assert labeled(images) == {
         "0000.tar/a/000.jpg": "cat",
         "0000.tar/b/000.PNG": "3",
         "0001.tar/000.png": "dog",
@@ -149,7 +149,7 @@ def test_members_need_not_be_neighbors(tmp_path: Path) -> None:
         content = {"a.png": png(1), "b.png": png(2), "a.cls": b"A", "b.cls": b"B"}
         pack(tmp_path / f"{number}.tar", {name: content[name] for name in order})
     images = shards.load(path=str(tmp_path), **BARE)
-    assert labelled(images) == {"0.tar/a.png": "A", "0.tar/b.png": "B", "1.tar/b.png": "B", "1.tar/a.png": "A"}
+    assert labeled(images) == {"0.tar/a.png": "A", "0.tar/b.png": "B", "1.tar/b.png": "B", "1.tar/a.png": "A"}
 
 
 def test_a_table_labels_members(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_table_labels_members(tmp_path: Path) -> None:
     pack(tmp_path / "0.tar", {"a.png": png(1), "a.json": b"{", "b.png": png(2)})
     (tmp_path / "labels.csv").write_text("file,label,slide\n0.tar/b.png,wet,s1\n0.tar/a.png,,s2\n")
     images = shards.load(path=str(tmp_path), **BARE | {"labels": "labels.csv", "group": "slide"})
-    assert labelled(images) == {"0.tar/a.png": None, "0.tar/b.png": "wet"}
+    assert labeled(images) == {"0.tar/a.png": None, "0.tar/b.png": "wet"}
     assert images.groups.tolist() == ["s2", "s1"]
 
 
@@ -280,7 +280,7 @@ def test_a_parquet_file_holds_rows_of_images(tmp_path: Path) -> None:
     table(tmp_path / "b.parquet", 2, start=5)
     images = shards.load(path=str(tmp_path), **BARE)
     assert images.ids[4:6] == ["a.parquet/000004", "b.parquet/000000"]
-    assert list(labelled(images).values()) == ["x", "y", None, "x", None, None, None]
+    assert list(labeled(images).values()) == ["x", "y", None, "x", None, None, None]
     assert reds(images) == [0, 1, 2, 3, 4, 5, 6]
     assert reds(images, [6, 0, 3, 1]) == [6, 0, 3, 1]
 

@@ -27,7 +27,7 @@ def kept(images: Images) -> np.ndarray:
     return np.stack([images.record(row).pixels for row in range(len(images))])
 
 
-def labelled(images: Images) -> dict[str, str | None]:
+def labeled(images: Images) -> dict[str, str | None]:
     """Id → name of the class."""
     return {name: images.classes[y] if y >= 0 else None for name, y in zip(images.ids, images.labels, strict=True)}
 
@@ -245,7 +245,7 @@ def test_the_order_of_the_file_system_does_not_matter(tmp_path: Path, monkeypatc
 
 
 def test_a_file_takes_300_bytes_at_most(tmp_path: Path) -> None:
-    """As long as they are listed, labelled and grouped, and none of them is open."""
+    """As long as they are listed, labeled and grouped, and none of them is open."""
     paint(tmp_path / "some-class/some-patient/image-000000.png")
     for row in range(1, 5_000):
         (tmp_path / f"some-class/some-patient/image-{row:06d}.png").touch()
@@ -265,7 +265,7 @@ def test_a_table_labels_a_few_of_many(tmp_path: Path) -> None:
     table(tmp_path, "file,label", "dog/01.png,wet", "cat/00.png,dry")
     images = folder.load(path=str(tmp_path), **TABLE)
     assert images.classes == ["dry", "wet"]
-    assert labelled(images) == {"cat/00.png": "dry", "cat/01.png": None, "dog/00.png": None, "dog/01.png": "wet"}
+    assert labeled(images) == {"cat/00.png": "dry", "cat/01.png": None, "dog/00.png": None, "dog/01.png": "wet"}
 
 
 def test_images_without_any_label_are_a_data_set(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_table_is_csv_or_parquet(tmp_path: Path, kind: str) -> None:
     else:
         pq.write_table(pa.table(rows), tmp_path / "labels.parquet")
     images = folder.load(path=str(tmp_path), **PATIENTS | {"labels": f"labels.{kind}", "split": "column"})
-    assert labelled(images) == dict(zip(files, ["3", None, "10", "3"], strict=True))
+    assert labeled(images) == dict(zip(files, ["3", None, "10", "3"], strict=True))
     assert images.classes == ["10", "3"]
     assert images.groups.tolist() == ["007", "007", "8", "9"]
     assert images.split.tolist() == ["train", "validation", "test", "validation"]
@@ -307,7 +307,7 @@ def test_a_table_finds_letters_that_are_composed_otherwise(tmp_path: Path) -> No
     paint(tmp_path / "e\u0301.png")
     paint(tmp_path / "x.png")
     table(tmp_path, "file,label", "\u00e9.png,accent", "x.png,none")
-    assert labelled(folder.load(path=str(tmp_path), **TABLE)) == {"e\u0301.png": "accent", "x.png": "none"}
+    assert labeled(folder.load(path=str(tmp_path), **TABLE)) == {"e\u0301.png": "accent", "x.png": "none"}
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_table_is_no_image_however_it_is_written(tmp_path: Path) -> None:
     paint(tmp_path / "a.png")
     table(tmp_path, "file,label", "a.png,cat")
     images = folder.load(path=str(tmp_path), **TABLE | {"labels": "./labels.csv"})
-    assert labelled(images) == {"a.png": "cat"}
+    assert labeled(images) == {"a.png": "cat"}
 
 
 def test_not_a_number_is_no_label(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_not_a_number_is_no_label(tmp_path: Path) -> None:
     rows = pa.table({"file": ["a.png", "b.png"], "label": [1.0, float("nan")], "patient_id": ["p", "q"]})
     pq.write_table(rows, tmp_path / "labels.parquet")
     images = folder.load(path=str(tmp_path), **PATIENTS | {"labels": "labels.parquet"})
-    assert labelled(images) == {"a.png": "1", "b.png": None}
+    assert labeled(images) == {"a.png": "1", "b.png": None}
 
 
 def test_a_class_is_found_beside_names_that_are_no_text(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_a_column_of_groups_has_to_name_every_image(tmp_path: Path) -> None:
     table(tmp_path, "file,label,patient_id", *rows, "dog/01.png,,p 3")
     images = folder.load(path=str(tmp_path), **PATIENTS)
     assert images.groups.tolist() == ["p1", "p1", "p2", "p 3"]
-    assert list(labelled(images).values()) == ["dry", None, "wet", None]
+    assert list(labeled(images).values()) == ["dry", None, "wet", None]
     assert images.take(np.array([3, 0])).groups.tolist() == ["p 3", "p1"]
 
 
@@ -448,7 +448,7 @@ def test_the_first_folders_are_the_split(tmp_path: Path) -> None:
         "val/cat/p2/a.png": "validation",
     }
     assert images.groups.tolist() == ["p3", "p1", "p2"]
-    assert list(labelled(images).values()) == ["dog", "cat", "cat"]
+    assert list(labeled(images).values()) == ["dog", "cat", "cat"]
     paint(tmp_path / "extra/dog/p3/a.png")
     with pytest.raises(
         DataError, match=r"the folder 'extra' .* is none of train, val, valid, validation, dev, test: rename"

@@ -80,7 +80,7 @@ def test_files_that_came_went_changed_and_moved_are_told(project, birds):
     assert found.removed == ["p1/slide-1/1.png"]
     assert found.changed == ["p2/slide-0/2.png"]
     assert found.moved == [("p3/slide-1/3.png", "p3/slide-1/third.png")]
-    assert (found.relabelled, found.regrouped, found.refusal) == ([], [], None)
+    assert (found.relabeled, found.regrouped, found.refusal) == ([], [], None)
     first, second = changes.words("birds", found)
     assert first == (
         "birds: 1 added (p0/slide-0/new.png); 1 removed (p1/slide-1/1.png); 1 changed (p2/slide-0/2.png); "
@@ -96,8 +96,8 @@ def test_labels_that_came_went_and_changed_are_told(project, birds):
     known = {line.split(",")[0]: line.split(",")[1] for line in (birds / "tiles.csv").read_text().splitlines()}
     retold(birds, lambda file, label, patient: (file, news.get(file, label), patient))
     found = changed(project)
-    assert found.relabelled == [(file, known[file] or None, label or None) for file, label in news.items()]
-    assert found.kinds == ["relabelled"]
+    assert found.relabeled == [(file, known[file] or None, label or None) for file, label in news.items()]
+    assert found.kinds == ["relabeled"]
     assert f"p0/slide-0/0.png: {known['p0/slide-0/0.png'] or 'none'} → wren" in changes.words("birds", found)[0]
 
 

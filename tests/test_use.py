@@ -81,7 +81,7 @@ def test_a_table_is_found_and_read(tmp_path):
 
 def test_a_parquet_table_is_one_too(tmp_path):
     """The names of its columns are in its schema."""
-    cases.unlabelled(tmp_path)
+    cases.unlabeled(tmp_path)
     names = [f"{n}.png" for n in range(40)]
     pq.write_table(pa.table({"file": names, "label": ["a", "b"] * 20}), tmp_path / "known.parquet")
     found = look(tmp_path)
@@ -90,7 +90,7 @@ def test_a_parquet_table_is_one_too(tmp_path):
 
 def test_images_without_labels_are_images(tmp_path):
     """Neither folders nor a table: no classes."""
-    found = look(cases.unlabelled(tmp_path))
+    found = look(cases.unlabeled(tmp_path))
     assert (found.files, found.labels, found.source["labels"]) == (40, {}, None)
 
 
@@ -98,13 +98,13 @@ def test_a_column_that_looks_like_groups_is_taken(tmp_path):
     """A patient's images belong together; rows may then have a group and no label."""
     found = look(cases.nested_with_groups(tmp_path))
     assert found.source == {"labels": "tiles.csv", "group": "patient_id", "split": None}
-    assert (found.groups, found.labelled, found.notes) == (18, 60, [])
+    assert (found.groups, found.labeled, found.notes) == (18, 60, [])
 
 
 def test_the_widest_group_wins(tmp_path):
     """Of subject and slide the subject; a column that has one value per image, or one for all, is no group."""
     names = [f"{n}.png" for n in range(40)]
-    cases.unlabelled(tmp_path)
+    cases.unlabeled(tmp_path)
     rows = [(name, "ab"[n % 2], f"s{n % 10}", f"p{n % 5}", "c0", f"v{n}") for n, name in enumerate(names)]
     table(tmp_path / "t.csv", ("file", "label", "Slide", "subject", "case", "video"), *rows)
     assert look(tmp_path).source["group"] == "subject"
@@ -148,7 +148,7 @@ def test_train_and_test_folders_are_a_split(tmp_path):
 
 def test_a_split_column_is_a_split(tmp_path):
     """The column `split` of the table."""
-    cases.unlabelled(tmp_path)
+    cases.unlabeled(tmp_path)
     rows = [(f"{n}.png", "ab"[n % 2], ("train", "val", "test")[n % 3]) for n in range(40)]
     table(tmp_path / "labels.csv", ("file", "label", "split"), *rows)
     found = look(tmp_path)
@@ -182,7 +182,7 @@ def test_a_wrong_path_is_refused(tmp_path):
     with pytest.raises(Refusal, match="empty has no files"):
         look(tmp_path / "empty")
     with pytest.raises(FolderError, match="holds 5 files, and a study takes 20 images or more"):
-        look(cases.unlabelled(tmp_path / "few", 5))
+        look(cases.unlabeled(tmp_path / "few", 5))
 
 
 def test_files_that_are_no_images_are_no_study(tmp_path):
@@ -195,7 +195,7 @@ def test_files_that_are_no_images_are_no_study(tmp_path):
 
 def test_other_names_of_columns_are_refused_with_what_they_should_be(tmp_path):
     """The sentence has the columns that were found, those that are expected, and what to rename."""
-    cases.unlabelled(tmp_path)
+    cases.unlabeled(tmp_path)
     table(tmp_path / "meta.csv", ("filename", "class", "age"), ("0.png", "a", "3"))
     with pytest.raises(FolderError) as refusal:
         look(tmp_path)
@@ -210,7 +210,7 @@ def test_a_table_beside_class_folders_is_noted_only(tmp_path):
     cases.class_folders(tmp_path)
     table(tmp_path / "meta.csv", ("age", "sex"), ("3", "f"))
     found = look(tmp_path)
-    assert found.labelled == 60
+    assert found.labeled == 60
     assert found.notes[0].startswith("meta.csv is not used, and as a file that is no image it counts as a bad one")
     with pytest.raises(FolderError, match="has the columns age, sex"):
         look(tmp_path, labels="meta.csv")
@@ -258,7 +258,7 @@ def test_a_draft_is_a_study_that_is_right(tmp_path, kind, machine):
     params.check(study)
     assert list(study["datasets"]) == [study["study"]] == ["birds"]
     assert {block["dataset"] for block in study["runs"].values()} == {"birds"}
-    judged = kind != "unlabelled"
+    judged = kind != "unlabeled"
     assert bool(study["finetunes"]) == bool(study["datasets"]["birds"]["budgets"]) == judged
     assert set(study["evaluations"]["random"]["probes"]) == ({"knn", "linear", "geometry"} if judged else {"geometry"})
     assert study["datasets"]["birds"]["source"]["group"] == ("patient_id" if "groups" in kind else None)
@@ -465,7 +465,7 @@ def test_a_folder_becomes_the_current_study(project, tmp_path):
 @pytest.mark.parametrize(("folder", "name"), [("2024", "images-2024"), ("null", "images-null"), ("a: b #2", "a-b-2")])
 def test_a_folder_may_be_called_anything(project, tmp_path, folder, name):
     """What YAML would read as a number, a word of its own or a comment, becomes a study that can be left again."""
-    start(cases.unlabelled(tmp_path / folder), project)
+    start(cases.unlabeled(tmp_path / folder), project)
     study = params.read(project / "params.yaml")
     params.check(study)
     assert [study["study"], *study["datasets"]] == [name, name]
@@ -477,26 +477,26 @@ def test_a_folder_may_be_called_anything(project, tmp_path, folder, name):
 
 def test_images_below_a_folder_with_an_odd_name_are_found(project, tmp_path):
     """Its path is quoted where YAML would read another one."""
-    cases.unlabelled(project / "data/raw/birds #2")
+    cases.unlabeled(project / "data/raw/birds #2")
     start(project / "data/raw/birds #2", project, name="birds")
     assert params.read(project / "params.yaml")["datasets"]["birds"]["source"]["path"] == "data/raw/birds #2"
 
 
 def test_looking_again_drafts_again(project, tmp_path):
     """With a table that came later the same study gets its labels; another folder does not take its name."""
-    images = cases.unlabelled(tmp_path / "birds")
+    images = cases.unlabeled(tmp_path / "birds")
     start(images, project)
     assert params.read(project / "params.yaml")["finetunes"] == {}
     table(images / "labels.csv", ("file", "label"), *((f"{n}.png", "ab"[n % 2]) for n in range(40)))
     start(images, project)
     assert params.read(project / "params.yaml")["finetunes"] != {}
     with pytest.raises(FolderError, match=r"data/raw/birds is a link to .*birds: give another --name"):
-        start(cases.unlabelled(tmp_path / "other"), project, name="birds")
+        start(cases.unlabeled(tmp_path / "other"), project, name="birds")
 
 
 def test_what_is_refused_leaves_nothing_behind(project, tmp_path):
     """A name that is taken or wrong, a folder that holds the repository, a folder that is none."""
-    images = cases.unlabelled(tmp_path / "images")
+    images = cases.unlabeled(tmp_path / "images")
     for folder, options, says in [
         (tmp_path / "nowhere", {}, "is not there"),
         (images, {"name": "My Birds"}, "a name begins with a-z, holds only"),
@@ -584,7 +584,7 @@ def test_a_broken_study_is_refused_with_the_way_back(project, tmp_path, old, new
     (project / "params.yaml").write_text(right.replace(old, new, 1))
     commit(project)  # or the uncommitted changes were refused
     before = status(project), (project / "params.yaml").read_text()
-    folder = cases.unlabelled(tmp_path / "birds")
+    folder = cases.unlabeled(tmp_path / "birds")
     for leave in (lambda: recipes.use("folder", project), lambda: start(folder, project)):
         with pytest.raises(Refusal, match=r"the current study cannot be left: correct its params\.yaml, or `git"):
             leave()
@@ -593,7 +593,7 @@ def test_a_broken_study_is_refused_with_the_way_back(project, tmp_path, old, new
 
 
 @pytest.mark.service
-@pytest.mark.parametrize("kind", ["nested_with_groups", "unlabelled", "many_classes"])  # two are parts of the first
+@pytest.mark.parametrize("kind", ["nested_with_groups", "unlabeled", "many_classes"])  # two are parts of the first
 def test_a_drafted_study_runs(project, tmp_path, kind):
     """From the folder to the report: every stage of the draft runs on a sliver."""
     cases.KINDS[kind](tmp_path / "birds")

@@ -124,7 +124,7 @@ PARAMS = {
     "finetunes": {
         "simclr": FINETUNE,
         "distilled": FINETUNE
-        | {"objective": {"name": "distill", "unlabelled": 4}, "teacher": "data/classifiers/simclr"},
+        | {"objective": {"name": "distill", "unlabeled": 4}, "teacher": "data/classifiers/simclr"},
     },
 }
 CONFIG = """\

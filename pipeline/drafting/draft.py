@@ -59,7 +59,7 @@ def plan(found: Survey, machine: Machine) -> Plan:
     within = machine.gpu or passes >= FEW_EPOCHS * found.files * share
     subset = None if within else int(passes / FEW_EPOCHS / share)
     train = max(1, round((subset or found.files) * share))
-    each = found.labelled / found.files * train / max(1, len(found.labels))
+    each = found.labeled / found.files * train / max(1, len(found.labels))
     unjudged = _unjudged(found, subset)
     return Plan(
         gpu=machine.gpu,
@@ -225,7 +225,7 @@ def _unjudged(found: Survey, subset: int | None) -> str | None:
 
 def _risk(found: Survey, subset: int | None) -> float:
     """The probability that the probes refuse the split: each group or lone image falls into a part by its share."""
-    most = subset / found.files * found.labelled / len(found.labels) if subset else math.inf  # it balances classes
+    most = subset / found.files * found.labeled / len(found.labels) if subset else math.inf  # it balances classes
     loose, shares = [min(count, most) for count in found.loose.values()], _shares(found)
     good = math.prod(1 - sum(shares) ** count for count in loose)
     return 1 - good * math.prod(1 - (1 - share) ** sum(loose) for share in shares if share)

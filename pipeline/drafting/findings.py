@@ -60,7 +60,7 @@ def _labels(found: Survey) -> str:
     where = f"in {found.source['labels']}" if found.source["labels"] else "by folder"
     counts = [f"{name} {count:,}" for name, count in sorted(found.labels.items(), key=lambda item: -item[1])]
     shown = counts if len(counts) <= NAMED else [*counts[: NAMED // 2], "…", counts[-1]]
-    return f"{found.labelled:,} labels of {len(counts):,} class{'es' * (len(counts) > 1)} {where}: {', '.join(shown)}"
+    return f"{found.labeled:,} labels of {len(counts):,} class{'es' * (len(counts) > 1)} {where}: {', '.join(shown)}"
 
 
 def _counted(counter: dict[str, int]) -> str:

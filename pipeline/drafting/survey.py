@@ -71,7 +71,7 @@ class Survey:
         return len(self.sizes) + self.unusable.total()
 
     @property
-    def labelled(self) -> int:
+    def labeled(self) -> int:
         return sum(self.labels.values())
 
 

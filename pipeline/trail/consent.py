@@ -217,10 +217,10 @@ class Forgetting:
             return ""
         if made.command == "pretrain":
             return _words(self.trail.saw(made).count, today)
-        used, unlabelled = self.trail.used(made), self.trail.unlabelled(made).count
+        used, unlabeled = self.trail.used(made), self.trail.unlabeled(made).count
         if used:
             return f"used labels of images forgotten on {today}"
-        return _words(None if used is None else unlabelled, today)
+        return _words(None if used is None else unlabeled, today)
 
 
 def _words(count: int | None, today: str) -> str:

@@ -156,13 +156,13 @@ class Trail:
         granted = {name: seeds for budgets in found for name, seeds in (budgets or {}).items()}
         return {name: seeds for name, seeds in granted.items() if name in made.block["budgets"]}
 
-    def unlabelled(self, made: Made) -> Answer:
+    def unlabeled(self, made: Made) -> Answer:
         """How many of the images a finetune, or its teacher, learned from without their labels."""
         teachers = self._teachers(made)
         if teachers is None:
             return Answer(None, f"nothing here records what its teacher ({made.block['teacher']}) saw")
-        found = [self.unlabelled(teacher) for teacher in teachers]
-        if made.block["objective"].get("unlabelled"):
+        found = [self.unlabeled(teacher) for teacher in teachers]
+        if made.block["objective"].get("unlabeled"):
             folder = paths.dataset(made.block["dataset"])
             seen = made.deps.get(str(folder / "pretrain" / "images.parquet"))
             found.append(self.listed(made.deps.get(str(folder / "images")), seen))

@@ -23,7 +23,7 @@ def facts(trail: Trail, client: Any) -> dict[str, Any]:
             if made.command == "pretrain"
         ],
         "finetunes": [
-            {"finetune": made.item, "where": made.where, "budgets": trail.used(made), **_answer(trail.unlabelled(made))}
+            {"finetune": made.item, "where": made.where, "budgets": trail.used(made), **_answer(trail.unlabeled(made))}
             for made in trail.made
             if made.command == "finetune"
         ],
@@ -74,8 +74,8 @@ def words(found: dict[str, Any]) -> Iterator[str]:
     for dataset in found["datasets"]:
         yield from _dataset_words(dataset)
     for run in _seen(found["runs"]):
-        labelled = " with their labels" if run["sees"] == "labels" else ""
-        yield f"pretrain@{run['run']}{_where(run)} saw {run['saw']} of {count}{labelled}"
+        labeled = " with their labels" if run["sees"] == "labels" else ""
+        yield f"pretrain@{run['run']}{_where(run)} saw {run['saw']} of {count}{labeled}"
     for finetune in (f for f in found["finetunes"] if f["budgets"]):
         yield f"finetune@{finetune['finetune']}{_where(finetune)} used labels: {_drawn(finetune['budgets'])}"
     for finetune in _seen(found["finetunes"]):

@@ -1,4 +1,4 @@
-"""A share of the groups (patients, slides) with all their labels: what labelling some of them completely would cost."""
+"""A share of the groups (patients, slides) with all their labels: what labeling some of them completely would cost."""
 
 from typing import Annotated
 

@@ -17,7 +17,7 @@ from stages.budgets._permutation import Candidates, Selection
 def select(candidates: Candidates, seed: int, *, file: str, missing: Probability) -> Selection:
     """The candidates that `file` names; it lies inside the source's path, as that is what DVC watches.
 
-    missing: the share of the names that may be those of no labelled train image, for where a share of the train images
+    missing: the share of the names that may be those of no labeled train image, for where a share of the train images
     is the validation split. Refusal if they are more, or if a name is that of several images.
     """
     names = _lines(file)
@@ -30,7 +30,7 @@ def select(candidates: Candidates, seed: int, *, file: str, missing: Probability
     if len(unknown) > missing * len(names):
         many = " (the name of several)" if times[unknown[0]] > 1 else ""
         raise Refusal(
-            f"{file}: {len(unknown)} of its {len(names)} names are those of no labelled train image, the first is "
+            f"{file}: {len(unknown)} of its {len(names)} names are those of no labeled train image, the first is "
             f"{unknown[0]!r}{many}: a list must name train images (`split` says which those are), but for the share "
             f"`missing`, which is {missing:g}"
         )

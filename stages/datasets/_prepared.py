@@ -67,7 +67,7 @@ class Prepared:
         """Rows of a split, int64, sorted."""
         return np.flatnonzero(pc.equal(self._column("splits.parquet", "split"), split).to_numpy())
 
-    def labelled(self, split: str) -> np.ndarray:
+    def labeled(self, split: str) -> np.ndarray:
         """Rows of a split that have a label, int64, sorted."""
         rows = self.rows(split)
         return rows[self.labels[rows] >= 0]
@@ -79,9 +79,9 @@ class Prepared:
                 f"the labels of {self.folder.name} are of {len(self.classes)} class(es), so there is nothing to tell "
                 f"apart: label images of more, or take its finetunes out of params.yaml"
             )
-        if empty := [split for split in ("validation", "test") if not len(self.labelled(split))]:
+        if empty := [split for split in ("validation", "test") if not len(self.labeled(split))]:
             raise Refusal(
-                f"the {empty[0]} split of {self.folder.name} has no labelled image, so nothing can be measured: label "
+                f"the {empty[0]} split of {self.folder.name} has no labeled image, so nothing can be measured: label "
                 f"some or give it a larger share"
             )
 

@@ -14,7 +14,7 @@ PARTS = {"train": "train", "unlabeled": "train", "test": "test"}  # part → spl
 
 
 def load(*, path: str) -> Images:
-    """Train, unlabelled and test images in the order of the files, read later; the split is the published one.
+    """Train, unlabeled and test images in the order of the files, read later; the split is the published one.
 
     Those without a label are train images. path: the folder `stl10_binary`; missing files are a DataError.
     """

@@ -13,7 +13,7 @@ def sentences(study: Study) -> str:
     row = study.main
     if row is None:
         return f"{n.many(len(study.rows), 'row')} of results."
-    tested = n.count(len(study.prepared(row.dataset).labelled("test")))
+    tested = n.count(len(study.prepared(row.dataset).labeled("test")))
     learned = ""
     if row.trained:
         seen = n.count(len(study.prepared(study.runs[row.run]["dataset"]).pretrain))

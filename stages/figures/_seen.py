@@ -22,7 +22,7 @@ def leak(study: "Study", block: dict[str, Any]) -> str:
     others = [run for run in study.runs if run in trained and study.runs[run]["dataset"] != block["dataset"]]
     if not others:
         return ""
-    tested = study.hashes(block["dataset"])[study.prepared(block["dataset"]).labelled("test")]
+    tested = study.hashes(block["dataset"])[study.prepared(block["dataset"]).labeled("test")]
     found = {run: np.isin(tested, _images(study, run)) for run in others}
     guilty = [study.runs[run] for run in others if found[run].any()]
     if not guilty:

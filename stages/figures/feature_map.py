@@ -30,7 +30,7 @@ def section(study: Study) -> Section | None:
     if study.main is None:
         return None
     data = study.prepared(study.main.dataset)
-    rows = data.labelled("test")
+    rows = data.labeled("test")
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, min(LARGEST, len(rows))).round().astype(int))]
     panels, missing = [], ""
     for row in study.compared:
@@ -58,7 +58,7 @@ def section(study: Study) -> Section | None:
 def unmappable(features: np.ndarray) -> str:
     """Why t-SNE can make no map of features (n, d), in words; nothing where it can."""
     if len(features) < FEWEST:
-        return f"{n.many(len(features), 'labelled test image')}, at least {FEWEST} make a map"
+        return f"{n.many(len(features), 'labeled test image')}, at least {FEWEST} make a map"
     if features.shape[1] < 2:
         return "its features have one dimension"
     if np.ptp(_unit(features), axis=0).max() <= SAME:

@@ -33,7 +33,7 @@ def section(study: Study) -> Section | None:
     data = study.prepared(study.main.dataset)
     rows, labels, read = study.predictions(study.main, "knn", [study.seed(study.main)])
     chosen = choose(labels, labels != read)
-    gallery = data.labelled("train")
+    gallery = data.labeled("train")
     strips: list[list[Strip]] = [[] for _ in chosen]
     for row in study.compared:
         features = study.features(row)

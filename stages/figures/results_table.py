@@ -51,7 +51,7 @@ def section(study: Study) -> Section | None:
 
 def _judged(prepared: Prepared) -> tuple[int, int]:
     """How many test images have a label, and of how many groups they are."""
-    rows = prepared.labelled("test")
+    rows = prepared.labeled("test")
     return len(rows), len(set(prepared.groups[rows]))
 
 

@@ -60,7 +60,7 @@ class Growth(Block):
 
 
 class Annealing(Block):
-    """UDA's threshold on labelled images: from 1/classes to 1, η = a (1 − 1/K) + 1/K.
+    """UDA's threshold on labeled images: from 1/classes to 1, η = a (1 − 1/K) + 1/K.
 
     linear a = t, exp a = e^(5(t − 1)), log a = 1 − e^(−5t), t the share of the training that is done.
     """

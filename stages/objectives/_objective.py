@@ -33,7 +33,7 @@ class Objective(Learner):
 
     views: ClassVar[tuple[Role, ...]] = ("weak",)  # of an image, in this order
     has_teacher: ClassVar[bool] = False  # whether it learns from another finetune's network
-    unlabelled: int = 0  # images without label that it sees for each one with
+    unlabeled: int = 0  # images without label that it sees for each one with
 
     def __init__(self, network: nn.Module, setting: Setting) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class Objective(Learner):
         """Class scores (n, classes) of normalized images."""
         return self.classifier(self.network(images))
 
-    def labelled(self, batch: Batch) -> int:
+    def labeled(self, batch: Batch) -> int:
         """How many images of the batch have a label; they come first."""
-        return len(batch.labels) // (1 + self.unlabelled)
+        return len(batch.labels) // (1 + self.unlabeled)
 
     def result(self) -> nn.Module:
         """What is judged and kept after the training: the network, then the classifier."""

@@ -1,8 +1,8 @@
 """SimCLRv2's third step (Chen et al. 2020, arXiv:2006.10029): a student learns what a tuned teacher says of images.
 
-    labelled   x ┬ view ┬─ student ─ logits s ─ cross-entropy with the label, 1 − α
-    unlabelled u ┘      └─ student ─ logits s ┐
-                        └─ teacher ─ logits t ┴─ T² · cross-entropy of softmax(t / T) and softmax(s / T), α
+    labeled   x ┬ view ┬─ student ─ logits s ─ cross-entropy with the label, 1 − α
+    unlabeled u ┘      └─ student ─ logits s ┐
+                       └─ teacher ─ logits t ┴─ T² · cross-entropy of softmax(t / T) and softmax(s / T), α
 
 The teacher is what another finetune left for the same draw of the same budget, so labels are no more than those; it
 stays. With a student of the same network this is self-distillation.
@@ -30,17 +30,17 @@ class Distill(Objective):
     has_teacher = True
 
     def __init__(
-        self, network: nn.Module, setting: Setting, *, unlabelled: Count, alpha: Probability, temperature: Positive
+        self, network: nn.Module, setting: Setting, *, unlabeled: Count, alpha: Probability, temperature: Positive
     ) -> None:
         super().__init__(network, setting)
         assert setting.teacher, "params.yaml is checked for it"
-        self.unlabelled = unlabelled
+        self.unlabeled = unlabeled
         self.alpha, self.temperature = alpha, temperature
         self.teacher = Frozen(setting.teacher)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         [view] = batch.views
-        logits, known = self.logits(view), self.labelled(batch)
+        logits, known = self.logits(view), self.labeled(batch)
         said = distillation(logits, self.teacher(view), self.temperature)
         labels = label_loss(logits[:known], batch.labels[:known])
         return {"loss": (1 - self.alpha) * labels + self.alpha * said, "distillation": said.detach()}

@@ -1,8 +1,8 @@
 """FixMatch (Sohn et al. 2020, arXiv:2001.07685): what is said of a weak view, if surely, is the label of a strong one.
 
-    labelled   x ─ weak ─── logits ─ cross-entropy with the label
-    unlabelled u ┬ weak ─── logits ─ softmax p, kept where max p ≥ threshold ─ argmax p ┐
-                 └ strong ─ logits ─────────────────────────────────────────────────────┴─ cross-entropy, over all u
+    labeled   x ─ weak ─── logits ─ cross-entropy with the label
+    unlabeled u ┬ weak ─── logits ─ softmax p, kept where max p ≥ threshold ─ argmax p ┐
+                └ strong ─ logits ─────────────────────────────────────────────────────┴─ cross-entropy, over all u
 
 One batch for all three; the weak view of u gets no gradient. The average of the weights is judged. It looks at the weak
 views as well, as batch normalization needs statistics that go with averaged weights.
@@ -28,7 +28,7 @@ def agreement(weak: Tensor, strong: Tensor, threshold: float) -> tuple[Tensor, T
 
 
 class FixMatch(Objective):
-    """A weak and a strong view an image; of labelled images only the weak one is looked at."""
+    """A weak and a strong view an image; of labeled images only the weak one is looked at."""
 
     views = ("weak", "strong")
 
@@ -37,23 +37,23 @@ class FixMatch(Objective):
         network: nn.Module,
         setting: Setting,
         *,
-        unlabelled: Count,
+        unlabeled: Count,
         weight: NonNegative,
         threshold: Threshold,
         momentum: Probability,
     ) -> None:
         super().__init__(network, setting)
-        self.unlabelled = unlabelled
+        self.unlabeled = unlabeled
         self.weight, self.threshold = weight, threshold
         self.average = Average(self.network, self.classifier, momentum=momentum)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        [weak, strong], known = batch.views, self.labelled(batch)
+        [weak, strong], known = batch.views, self.labeled(batch)
         logits = self.logits(torch.cat([weak, strong[known:]]))
-        labelled, guessing, guessed = logits.tensor_split([known, len(weak)])
+        labeled, guessing, guessed = logits.tensor_split([known, len(weak)])
         loss, kept = agreement(guessing, guessed, self.threshold)
         self.average(weak)
-        return {"loss": label_loss(labelled, batch.labels[:known]) + self.weight * loss, "kept": kept}
+        return {"loss": label_loss(labeled, batch.labels[:known]) + self.weight * loss, "kept": kept}
 
     def after_step(self, progress: float) -> None:
         self.average.add(self.network, self.classifier)

@@ -1,8 +1,8 @@
 """Mean Teacher (Tarvainen & Valpola 2017, arXiv:1703.01780): agree with the average of the weights so far.
 
-    labelled   x ┬ view a ─ student ┬─ logits ─ cross-entropy with the label
-    unlabelled u ┤                  └─ softmax p ┐
-                 └ view b ─ teacher ── softmax q ┴─ weight · (p − q)², mean over images and classes
+    labeled   x ┬ view a ─ student ┬─ logits ─ cross-entropy with the label
+    unlabeled u ┤                  └─ softmax p ┐
+                └ view b ─ teacher ── softmax q ┴─ weight · (p − q)², mean over images and classes
 
 The teacher gets no gradient, normalizes by its own batches, follows by min(1 − 1/(step + 1), momentum), and is judged.
 """
@@ -29,16 +29,16 @@ class MeanTeacher(Objective):
     views = ("weak", "weak")
 
     def __init__(
-        self, network: nn.Module, setting: Setting, *, unlabelled: Count, weight: Growth, momentum: Probability
+        self, network: nn.Module, setting: Setting, *, unlabeled: Count, weight: Growth, momentum: Probability
     ) -> None:
         super().__init__(network, setting)
-        self.unlabelled = unlabelled
+        self.unlabeled = unlabeled
         self.weight = weight
         self.teacher = Average(self.network, self.classifier, momentum=momentum)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         own, other = batch.views
-        logits, known = self.logits(own), self.labelled(batch)
+        logits, known = self.logits(own), self.labeled(batch)
         apart = consistency(logits, self.teacher(other))
         loss = label_loss(logits[:known], batch.labels[:known]) + self.weight.at(batch.progress) * apart
         return {"loss": loss, "consistency": apart.detach()}

@@ -1,7 +1,7 @@
 """Pseudo-Label (Lee 2013, ICML workshop): what the network is sure of becomes a label.
 
-    labelled   x ┬ weak ─ logits ┬─ cross-entropy with the label
-    unlabelled u ┘               └─ softmax p, kept where max p ≥ threshold ─ cross-entropy with argmax p, over all u
+    labeled   x ┬ weak ─ logits ┬─ cross-entropy with the label
+    unlabeled u ┘               └─ softmax p, kept where max p ≥ threshold ─ cross-entropy with argmax p, over all u
 
 The guess gets no gradient. Its weight grows, as first guesses are bad ones.
 """
@@ -28,15 +28,15 @@ class PseudoLabel(Objective):
     """One view an image."""
 
     def __init__(
-        self, network: nn.Module, setting: Setting, *, unlabelled: Count, weight: Growth, threshold: Threshold
+        self, network: nn.Module, setting: Setting, *, unlabeled: Count, weight: Growth, threshold: Threshold
     ) -> None:
         super().__init__(network, setting)
-        self.unlabelled = unlabelled
+        self.unlabeled = unlabeled
         self.weight, self.threshold = weight, threshold
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        [view], known = batch.views, self.labelled(batch)
-        labelled, guessed = self.logits(view).tensor_split([known])
+        [view], known = batch.views, self.labeled(batch)
+        labeled, guessed = self.logits(view).tensor_split([known])
         loss, kept = self_training(guessed, self.threshold)
         weight = self.weight.at(batch.progress)
-        return {"loss": label_loss(labelled, batch.labels[:known]) + weight * loss, "kept": kept}
+        return {"loss": label_loss(labeled, batch.labels[:known]) + weight * loss, "kept": kept}

@@ -1,7 +1,7 @@
 """S4L with rotation (Zhai et al. 2019, arXiv:1905.03670): to tell how an image is turned helps where labels are few.
 
-    labelled   x ┬ weak ─ 0°, 90°, 180°, 270° ─ network ┬─ classifier ─ cross-entropy with the label, x only
-    unlabelled u ┘                                      └─ linear ─ cross-entropy with the turn, x and u
+    labeled   x ┬ weak ─ 0°, 90°, 180°, 270° ─ network ┬─ classifier ─ cross-entropy with the label, x only
+    unlabeled u ┘                                      └─ linear ─ cross-entropy with the turn, x and u
 
 Four images a view. Views that are turned already would blur the question.
 """
@@ -18,15 +18,15 @@ from stages.objectives._objective import Objective, Setting, label_loss
 class S4L(Objective):
     """One view an image; the classifier of turns is thrown away."""
 
-    def __init__(self, network: nn.Module, setting: Setting, *, unlabelled: Count, weight: NonNegative) -> None:
+    def __init__(self, network: nn.Module, setting: Setting, *, unlabeled: Count, weight: NonNegative) -> None:
         super().__init__(network, setting)
-        self.unlabelled = unlabelled
+        self.unlabeled = unlabeled
         self.weight = weight
         self.turns = classifier(setting.features, TURNS)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         features = self.network(turned(batch.views[0]))
-        labels = batch.labels[: self.labelled(batch)].repeat_interleave(TURNS)
+        labels = batch.labels[: self.labeled(batch)].repeat_interleave(TURNS)
         supervised = label_loss(self.classifier(features[: len(labels)]), labels)
         turns = turn_loss(self.turns(features))
         return {"loss": supervised + self.weight * turns, "turns": turns.detach()}

@@ -1,8 +1,8 @@
 """UDA (Xie et al. 2020, arXiv:1904.12848): a strong view is to be told as the original, more sharply, was.
 
-    labelled   x ─ weak ─── logits ─ cross-entropy with the label, of images that are not yet sure (annealing)
-    unlabelled u ┬ weak ─── logits t ─ softmax(t / T), kept where max softmax(t) > threshold ┐
-                 └ strong ─ logits s ─ softmax(s) ───────────────────────────────────────────┴─ KL, over all u
+    labeled   x ─ weak ─── logits ─ cross-entropy with the label, of images that are not yet sure (annealing)
+    unlabeled u ┬ weak ─── logits t ─ softmax(t / T), kept where max softmax(t) > threshold ┐
+                └ strong ─ logits s ─ softmax(s) ───────────────────────────────────────────┴─ KL, over all u
 
 One batch for all three; the weak view of u gets no gradient.
 """
@@ -36,7 +36,7 @@ def annealed(logits: Tensor, labels: Tensor, most: float) -> Tensor:
 
 
 class UDA(Objective):
-    """A weak and a strong view an image; of labelled images only the weak one is looked at."""
+    """A weak and a strong view an image; of labeled images only the weak one is looked at."""
 
     views = ("weak", "strong")
 
@@ -45,21 +45,21 @@ class UDA(Objective):
         network: nn.Module,
         setting: Setting,
         *,
-        unlabelled: Count,
+        unlabeled: Count,
         weight: NonNegative,
         threshold: Threshold,
         temperature: Positive,
         annealing: Annealing | None,
     ) -> None:
         super().__init__(network, setting)
-        self.unlabelled, self.classes = unlabelled, setting.classes
+        self.unlabeled, self.classes = unlabeled, setting.classes
         self.weight, self.threshold, self.temperature = weight, threshold, temperature
         self.annealing = annealing
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        [weak, strong], known = batch.views, self.labelled(batch)
+        [weak, strong], known = batch.views, self.labeled(batch)
         logits = self.logits(torch.cat([weak, strong[known:]]))
-        labelled, guessing, guessed = logits.tensor_split([known, len(weak)])
+        labeled, guessing, guessed = logits.tensor_split([known, len(weak)])
         loss, kept = divergence(guessing, guessed, self.temperature, self.threshold)
         most = self.annealing.at(batch.progress, self.classes) if self.annealing else 1.0
-        return {"loss": annealed(labelled, batch.labels[:known], most) + self.weight * loss, "kept": kept}
+        return {"loss": annealed(labeled, batch.labels[:known], most) + self.weight * loss, "kept": kept}

@@ -46,14 +46,14 @@ class Table:
     taps: dict[str, Tensor] = field(default_factory=dict)
     budgets: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def labelled(self, split: str) -> Tensor:
+    def labeled(self, split: str) -> Tensor:
         """The rows of a split that have a label, int64."""
         rows = self.rows[split]
         return rows[self.labels[rows] >= 0]
 
     def examples(self, split: str) -> tuple[Tensor, Tensor]:
-        """Features (m, d) and labels (m,) of the labelled images of a split."""
-        rows = self.labelled(split)
+        """Features (m, d) and labels (m,) of the labeled images of a split."""
+        rows = self.labeled(split)
         return self.features[rows], self.labels[rows]
 
     def require_labels(self) -> None:
@@ -63,17 +63,17 @@ class Table:
                 f"the labels are of {len(self.classes)} class(es), so there is nothing to tell apart: label images of "
                 f"more, or take the probes that need labels out of the evaluation"
             )
-        counts = torch.bincount(self.labels[self.labelled("train")], minlength=len(self.classes))
+        counts = torch.bincount(self.labels[self.labeled("train")], minlength=len(self.classes))
         missing = [name for name, count in zip(self.classes, counts.tolist(), strict=True) if not count]
         if missing:
             raise Refusal(
-                f"the train split has no labelled image of class {', '.join(map(repr, missing))}: label some of it, "
+                f"the train split has no labeled image of class {', '.join(map(repr, missing))}: label some of it, "
                 f"give the split a larger share, or take the class out of the data set"
             )
         for split in ("val", "test"):
-            if not len(self.labelled(split)):
+            if not len(self.labeled(split)):
                 raise Refusal(
-                    f"the {SPLITS[split]} split has no labelled image, so nothing can be measured: label some or give "
+                    f"the {SPLITS[split]} split has no labeled image, so nothing can be measured: label some or give "
                     f"it a larger share"
                 )
 
@@ -84,7 +84,7 @@ class Verdict:
 
     protocol: how it was obtained, in words that are equal for all runs that may be compared.
     labels_used: training labels the probe was fitted on.
-    predictions: "val", "test" → int64 class of each of `table.labelled(split)`; metrics and intervals follow from them.
+    predictions: "val", "test" → int64 class of each of `table.labeled(split)`; metrics and intervals follow from them.
     draws: as predictions, (draws, m), where a probe was fitted once for every draw of a budget; they are not kept.
     values: "val", "test" → {metric: value}, for what is not a classification.
     chosen: what was picked on the validation images, by name.

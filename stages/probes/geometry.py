@@ -23,7 +23,7 @@ BLOCK = 1024  # rows of the pairwise distances held at a time
 
 
 def score(table: Table) -> Verdict:
-    """The four measures on the validation and on the test images, labelled or not."""
+    """The four measures on the validation and on the test images, labeled or not."""
     return Verdict(
         protocol=f"on the unit sphere (rankme: as they are), at most {SAMPLES} images of the split, no labels",
         labels_used=0,

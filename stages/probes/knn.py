@@ -20,7 +20,7 @@ GROUP = 16  # columns that are passed over together where their largest value is
 
 
 def score(table: Table, *, k: Count, temperature: Positive) -> Verdict:
-    """Classes of the validation and test images, voted by the labelled training images."""
+    """Classes of the validation and test images, voted by the labeled training images."""
     table.require_labels()
     gallery, labels = table.examples("train")
     predictions = {
@@ -30,7 +30,7 @@ def score(table: Table, *, k: Count, temperature: Positive) -> Verdict:
         for split in JUDGED
     }
     neighbors = min(k, len(gallery))
-    protocol = f"weighted {neighbors}-NN, cosine, T {temperature:g}, {len(gallery)} labelled training images"
+    protocol = f"weighted {neighbors}-NN, cosine, T {temperature:g}, {len(gallery)} labeled training images"
     return Verdict(protocol=protocol, labels_used=len(gallery), predictions=predictions)
 
 

@@ -20,7 +20,7 @@ def score(table: Table, *, penalties: Penalties) -> Verdict:
             "the layers probe judges what every layer gives, and this evaluation kept the last one alone: "
             "set `taps: true` in its block of params.yaml"
         )
-    rows = {split: table.labelled(split) for split in ("train", *JUDGED)}
+    rows = {split: table.labeled(split) for split in ("train", *JUDGED)}
     values: dict[str, dict[str, float]] = {split: {} for split in JUDGED}
     for name, features in table.taps.items():
         examples = {split: (features[at], table.labels[at]) for split, at in rows.items()}
@@ -32,7 +32,7 @@ def score(table: Table, *, penalties: Penalties) -> Verdict:
     used = len(rows["train"])
     return Verdict(
         protocol=(
-            f"multinomial logistic regression on every layer, averaged over the image, {used} labelled training "
+            f"multinomial logistic regression on every layer, averaged over the image, {used} labeled training "
             f"images, {penalties.words} by top-1 on {len(rows['val'])} validation images"
         ),
         labels_used=used,

@@ -16,7 +16,7 @@ def score(table: Table, *, penalties: Penalties) -> Verdict:
     used = len(train[1])
     return Verdict(
         protocol=(
-            f"multinomial logistic regression, {used} labelled training images, {penalties.words} by top-1 on "
+            f"multinomial logistic regression, {used} labeled training images, {penalties.words} by top-1 on "
             f"{len(val[1])} validation images"
         ),
         labels_used=used,

@@ -1,7 +1,7 @@
 """Retrieval: which images an image finds, ranked by the cosine. Nothing is trained.
 
-    gallery: train   it searches among the labelled training images
-    gallery: split   among the other labelled images of its own split: no training label is used
+    gallery: train   it searches among the labeled training images
+    gallery: split   among the other labeled images of its own split: no training label is used
 
     recall_k     is one of the first k of its class?
     r_precision  share of its class among the first R, where R of its class are there to be found
@@ -36,13 +36,13 @@ def score(table: Table, *, gallery: Literal["train", "split"]) -> Verdict:
         among = table.examples("train") if gallery == "train" else None
         if among is None and not (labels.unique(return_counts=True)[1] > 1).any():
             raise Refusal(
-                f"no labelled image of the {SPLITS[split]} split has another of its class to find: label more of it, "
+                f"no labeled image of the {SPLITS[split]} split has another of its class to find: label more of it, "
                 f"or search in `gallery: train`"
             )
         predictions[split], found = search(features, labels, among)
         values[split] = {name: each.mean().item() for name, each in found.items()}
-    used = len(table.labelled("train")) if gallery == "train" else 0
-    where = f"{used} labelled training images" if used else "the other labelled images of the split"
+    used = len(table.labeled("train")) if gallery == "train" else 0
+    where = f"{used} labeled training images" if used else "the other labeled images of the split"
     return Verdict(protocol=f"ranked by cosine among {where}", labels_used=used, predictions=predictions, values=values)
 
 

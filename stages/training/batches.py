@@ -1,9 +1,9 @@
 """Which images each step sees: a pure function of seed and step, so a resume needs no state and threads read ahead.
 
-    labelled     epoch 0 │ batch │ batch │ rest    epoch 1 │ batch │ batch │ rest    each epoch in an order of its own
-    unlabelled   ───────── epoch 0 ─────────┬───────── epoch 1 ─────────┬───  `ratio` batches a step, none left out
+    labeled     epoch 0 │ batch │ batch │ rest    epoch 1 │ batch │ batch │ rest    each epoch in an order of its own
+    unlabeled   ───────── epoch 0 ─────────┬───────── epoch 1 ─────────┬───  `ratio` batches a step, none left out
 
-Each piece of a batch is its labelled images, then its unlabelled ones. A sighting says which image is seen and, where
+Each piece of a batch is its labeled images, then its unlabeled ones. A sighting says which image is seen and, where
 that is without its label, how often it was before: row + images · (1 + times). So every time it has other views.
 """
 
@@ -31,7 +31,7 @@ class Batches:
         self.per_epoch = len(rows) // size
         self._order = lru_cache(3)(lambda epoch, device: shuffled(rows, seed=seed, epoch=epoch).to(device))
         self._stream = lru_cache(4)(self._streamed_epoch)  # the next epoch is asked for ahead, and on the device too
-        self._stream_seed = derived("unlabelled", seed)
+        self._stream_seed = derived("unlabeled", seed)
 
     @property
     def count(self) -> int:
