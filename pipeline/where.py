@@ -4,6 +4,7 @@ The scores of data/report/results.json, and the lock of this working copy beside
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def drawn(scores: dict[str, Any], study: dict[str, Any]) -> list[str]:
     if not scores or not scores.keys() <= rows.keys():
         return []
     budgets = dict.fromkeys(budget for block in study["finetunes"].values() for budget in block["budgets"])
-    columns = HEADLINE | {f"finetune.{budget}.top1": f"fine-tuned {budget}" for budget in budgets}
+    columns = HEADLINE | {f"finetune.{budget}.top1": f"fine-tuned {re.sub('pct$', ' %', budget)}" for budget in budgets}
     columns = {score: head for score, head in columns.items() if any(score in has for has in scores.values())}
     lines = [["top-1 on test, %", *columns.values()], ["labels", *(_labels(scores, score) for score in columns)]]
     lines += [[row, *(_spread(scores[row].get(score)) for score in columns)] for row in rows if row in scores]
