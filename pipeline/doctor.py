@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pipeline import graph, lock, params, paths, repro, store, tracking
 from pipeline.errors import Refusal
-from pipeline.trail.forget import JOURNAL
+from pipeline.trail import forget
 
 LOW_DISK = 5.0  # GB
 UNMANAGED = ("README.md", ".gitignore", "raw")  # in data/, but not made by a stage
@@ -110,8 +110,9 @@ def inputs(nodes: list[graph.Node]) -> dict[str, str]:
 
 def forgetting(root: Path) -> Iterator[Finding]:
     """A `contrail forget` that was interrupted: images that should be gone are still somewhere."""
-    if (root / JOURNAL).exists():
-        yield Finding("forget", "fault", f"{JOURNAL} is of an unfinished `contrail forget`: the same command goes on")
+    if names := forget.begun(root).names:
+        words = f"was interrupted: `contrail forget --image {shlex.quote(names[0])}` finishes all of it"
+        yield Finding("forget", "fault", words)
     else:
         yield Finding("forget", "ok", "none was interrupted")
 

@@ -259,12 +259,11 @@ def test_an_unfinished_forget_stops_a_run(studies):
     [finding] = doctor.forgetting(studies)
     assert finding.state == "ok"
     (studies / ".scratch").mkdir(exist_ok=True)
-    (studies / ".scratch/forget.json").write_text("{}")
+    (studies / ".scratch/forget.json").write_text('{"names": ["P3/a b.png", "P3/c.png"]}')
     answer = contrail(studies, "run")
     assert answer.returncode == 1
-    assert answer.stderr == (
-        "error: forget: .scratch/forget.json is of an unfinished `contrail forget`: the same command goes on\n"
-    )
+    says = "was interrupted: `contrail forget --image 'P3/a b.png'` finishes all of it"
+    assert answer.stderr == f"error: forget: {says}\n"
 
 
 def test_a_data_set_is_fetched_by_its_source_too(project, monkeypatch):

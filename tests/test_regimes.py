@@ -27,7 +27,7 @@ from pipeline import graph, plugins
 from pipeline.errors import ParamsError, Stopped
 from stages import finetune
 from stages.datasets._storage import Packed
-from stages.encoders import _export
+from stages.encoders import _export, _model
 from stages.methods._method import Batch, Learner
 from stages.networks.heads import Projection, Projector
 from stages.networks.schedule import Annealing, Growth
@@ -323,7 +323,12 @@ def test_what_is_kept_is_taken_up_again(run: Path, tmp_path: Path, head: str, wi
     keep(tmp_path / "kept", "1pct-draw-0", run, result, head, ["a", "b", "c"])
     again = kept(tmp_path / "kept", "1pct-draw-0")
     assert not again.training
-    assert torch.equal(again(images), result.eval()(images))
+    assert torch.allclose(again(images), result.eval()(images), atol=1e-5)
+    pixels = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
+    classify = _model.load_classifier(tmp_path / "kept", "1pct-draw-0")
+    scores = again(classify.model.preprocess(pixels))
+    assert torch.allclose(classify(pixels), scores.softmax(1), atol=1e-5)
+    assert classify.classes == ["a", "b", "c"]
     config = json.loads((tmp_path / "kept" / "config.json").read_text())
     assert (config["head"], config["classes"]) == (head, ["a", "b", "c"])
     assert model.features == 16

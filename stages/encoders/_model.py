@@ -5,8 +5,12 @@
     encode = load("data/exports/simclr")
     features = encode(images)        # uint8 (n, h, w, 3) RGB of any size → float32 (n, d)
 
+    classify = load_classifier("data/classifiers/simclr", "10pct-draw-0")     # of a budget, drawn for the first time
+    probabilities = classify(images)                                         # float32 (n, len(classify.classes))
+
 A folder holds config.json, encoder.py (the network), the weights, and in an export golden.safetensors; encoder.pt2, the
-network as a program of torch.export, where encoder.py needs a package that not everybody has.
+network as a program of torch.export, where encoder.py needs a package that not everybody has. A folder of classifiers
+holds for each encoder.safetensors and head.safetensors, linear layers with ReLU between them.
 """
 
 import json
@@ -107,6 +111,38 @@ def load(folder: str | Path, weights: str = "encoder.safetensors") -> Model:
     golden = folder / "golden.safetensors"
     config = json.loads((folder / "config.json").read_text())
     return Model(encoder, config, load_file(golden) if golden.exists() else None)
+
+
+class Classifier(nn.Module):
+    """A fine-tuned encoder and the layers on top of it."""
+
+    def __init__(self, model: Model, head: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.head = head
+        self.classes: list[str] = model.config["classes"]
+
+    @torch.inference_mode()
+    def forward(self, images: Any) -> Tensor:
+        """Probabilities float32 (n, classes) of uint8 RGB images, given as to a Model."""
+        return self.head(self.model(images)).softmax(1)
+
+
+def build_head(weights: dict[str, Tensor]) -> nn.Sequential:
+    """Linear layers with ReLU between them: "0.weight", "0.bias", "2.weight" and so on."""
+    layers: list[nn.Module] = []
+    for name in sorted(name for name in weights if name.endswith(".weight")):
+        width_out, width_in = weights[name].shape
+        layers += [nn.ReLU(), nn.Linear(width_in, width_out)]
+    head = nn.Sequential(*layers[1:])
+    head.load_state_dict(weights)
+    return head.eval()
+
+
+def load_classifier(folder: str | Path, name: str) -> Classifier:
+    """The classifier `name` of `folder`, a budget and one of its draws; move it with `.to(device)`."""
+    model = load(folder, f"{name}/encoder.safetensors")
+    return Classifier(model, build_head(load_file(Path(folder) / name / "head.safetensors")))
 
 
 def _checked(images: Any, name: str, layout: str) -> Tensor:
