@@ -285,7 +285,7 @@ def forget(
     from pipeline.trail import forget as forgetting
 
     def agreed(amounts: str) -> bool:
-        print(f"to be removed for good: {amounts}")
+        print("to be removed for good:", *amounts.splitlines(), sep="\n  ")
         return yes or typer.confirm("go on?")
 
     named = _some(context, image, group)

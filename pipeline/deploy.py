@@ -53,6 +53,7 @@ def pages(root: Path) -> None:
     else:
         print(f"mlflow: {tracking.discreet(tracking.address(root))}", flush=True)
     repro.settle({**flow.SETTINGS, **tracking.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    print(f"starting {' and '.join(commands)}: addresses follow, Ctrl-C ends all", flush=True)
     servers = [subprocess.Popen(command, cwd=root, env=repro.environment()) for command in commands.values()]
     try:
         while all(server.poll() is None for server in servers):

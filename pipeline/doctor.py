@@ -16,7 +16,8 @@ from pipeline.errors import Refusal
 from pipeline.trail import forget
 
 LOW_DISK = 5.0  # GB
-UNMANAGED = ("README.md", ".gitignore", "raw")  # in data/, but not made by a stage
+UNMANAGED = ("README.md", "raw")  # in data/, but not made by a stage
+OF_GIT = (".gitignore", ".gitkeep")
 
 
 @dataclass(frozen=True)
@@ -207,9 +208,9 @@ def _installed(name: str) -> str:
 def _strange(folder: Path, outs: set[Path], unmanaged: set[Path]) -> Iterator[Path]:
     """The topmost paths in `folder` that neither are, nor hold, nor lie in one of `outs`."""
     for path in folder.iterdir() if folder.exists() else []:
-        if path in outs or path in unmanaged or path.name in (".gitignore", ".gitkeep"):
+        if path in outs or path in unmanaged or path.name in OF_GIT:
             continue
         if path.is_dir() and any(path in out.parents for out in outs):
             yield from _strange(path, outs, unmanaged)
-        else:
+        elif not path.is_dir() or any(inner.is_file() and inner.name not in OF_GIT for inner in path.rglob("*")):
             yield path

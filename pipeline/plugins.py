@@ -5,6 +5,7 @@ What a file of each folder holds, and what params.yaml may therefore say of it, 
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -55,17 +56,41 @@ def load(kind: str, name: str) -> Callable:
     if name not in known:
         hint = hinted(name, known)
         raise ParamsError(f"there is no stages/{kind}/{name}.py{hint} The {kind} are {', '.join(known)}")
-    module = importlib.import_module(f"stages.{kind}.{name}")
+    module, file = _imported(kind, name), f"stages/{kind}/{name}.py"
     attribute = KINDS[kind]
     if attribute:
+        if not hasattr(module, attribute):
+            raise ParamsError(f"{file} does not define `{attribute}`, which is what a plug-in of {kind} is called by")
         return getattr(module, attribute)
     classes = [
         item
         for item_name, item in inspect.getmembers(module, inspect.isclass)
         if item.__module__ == module.__name__ and not item_name.startswith("_")
     ]
-    [plug_in] = classes  # tests/test_layout.py: a plug-in file defines exactly one public class
-    return plug_in
+    if len(classes) != 1:
+        found = " and ".join(item.__name__ for item in classes) or "none"
+        raise ParamsError(f"{file} has to define one public class, not {found}: begin the names of others with _")
+    return classes[0]
+
+
+def _imported(kind: str, name: str) -> Any:
+    """The module of a plug-in; ParamsError with the line at which it cannot be imported."""
+    try:
+        return importlib.import_module(f"stages.{kind}.{name}")
+    except Exception as error:  # whatever a person's file does
+        file, line = _blamed(error)
+        where = file.removeprefix(f"{STAGES.parent}/") + (f", line {line}" if line else "")
+        what = getattr(error, "msg", None) or str(error)
+        raise ParamsError(f"{where}: cannot be imported, {type(error).__name__}: {what}") from error
+
+
+def _blamed(error: Exception) -> tuple[str, int | None]:
+    """The last place in stages/ that an error of an import went through."""
+    if isinstance(error, SyntaxError):
+        return str(error.filename), error.lineno
+    steps = traceback.extract_tb(error.__traceback__)
+    own = [(step.filename, step.lineno) for step in steps if Path(step.filename).is_relative_to(STAGES)]
+    return own[-1] if own else (str(STAGES), None)
 
 
 def fetcher(source: str) -> Callable[[str], None]:

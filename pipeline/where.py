@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from pipeline import lock, params, paths
 from pipeline.recipes import git
 
 HEADLINE = {"knn.top1": "kNN", "linear.top1": "linear"}
+REASONS = 3  # that a line gives
 PAGE = paths.REPORT / "index.html"
 ELSEWHERE = (
     "from the same code, data and parameters: another device, instruction set or package version (see its receipt)"
@@ -25,6 +28,9 @@ def words(root: Path) -> list[str]:
     committed = git(root, "ls-tree", "--name-only", "HEAD", "dvc.lock")
     if not committed:
         return [*results(root), "no dvc.lock is committed yet: there is nothing to compare with"]
+    before = YAML(typ="safe").load(git(root, "show", "HEAD:./params.yaml"))["study"]
+    if before != params.read(root / "params.yaml")["study"]:
+        return [*results(root), f"the last commit holds another study, {before}: there is nothing to compare with"]
     return [*results(root), *compare(lock.parse(git(root, "show", "HEAD:./dvc.lock")), lock.read(root))]
 
 
@@ -46,6 +52,8 @@ def drawn(scores: dict[str, Any], study: dict[str, Any]) -> list[str]:
     budgets = dict.fromkeys(budget for block in study["finetunes"].values() for budget in block["budgets"])
     columns = HEADLINE | {f"finetune.{budget}.top1": f"fine-tuned {re.sub('pct$', ' %', budget)}" for budget in budgets}
     columns = {score: head for score, head in columns.items() if any(score in has for has in scores.values())}
+    if not columns:
+        return ["nothing is judged by classes: the report has the geometry of the features"]
     lines = [["top-1 on test, %", *columns.values()], ["labels", *(_labels(scores, score) for score in columns)]]
     lines += [[row, *(_spread(scores[row].get(score)) for score in columns)] for row in rows if row in scores]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -75,5 +83,6 @@ def compare(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
         same += len(entry["outs"]) - len(differ)
         if differ:
             reasons = lock.differences(theirs.get(stage), entry) or [ELSEWHERE]
-            lines.append(f"{stage}: {', '.join(differ)} differ: {'; '.join(reasons)}")
+            more = [f"and {len(reasons) - REASONS} more"] if len(reasons) > REASONS else []
+            lines.append(f"{stage}: {', '.join(differ)} differ: {'; '.join(reasons[:REASONS] + more)}")
     return [f"{same} of {total} outputs are, byte for byte, those of the last commit", *lines]

@@ -228,6 +228,10 @@ def test_the_doctor_names_strangers_and_stale_entries(studies):
     """Files that no stage makes, and lock entries of stages that are gone."""
     [finding] = doctor.strangers(studies)
     assert finding.state == "ok"
+    (studies / "data/finetunes/older").mkdir(parents=True)
+    (studies / "data/finetunes/.gitkeep").touch()
+    [finding] = doctor.strangers(studies)
+    assert finding.state == "ok", "a folder with nothing in it"
     (studies / "data/encoders/old").write_text("")
     (studies / "data/raw").mkdir()
     (studies / "data/raw/anything").write_text("")
@@ -400,3 +404,5 @@ def test_published_outputs_are_compared_with_the_last_commit(studies):
     (studies / "data/report").mkdir(parents=True, exist_ok=True)
     (studies / "data/report/index.html").touch()
     assert "5 of 5" in where.words(studies)[1]
+    edit(studies, "params.yaml", "study: toy", "study: mine")
+    assert where.words(studies)[1] == "the last commit holds another study, toy: there is nothing to compare with"

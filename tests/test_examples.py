@@ -43,17 +43,29 @@ def test_consume(registered: Path, tmp_path: Path) -> None:
 
 
 def test_encode(registered: Path, tmp_path: Path) -> None:
-    """A folder becomes one row of length 1 a file, in the order of their paths; files that are no images stay out."""
+    """A folder becomes a row of length 1 a file, in the order of their paths; what is no image is left out, by name."""
     for number in range(5):
         pixels = np.random.default_rng(number).integers(0, 256, (6 + number, 9, 3), np.uint8)
         (tmp_path / "photos" / "more").mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "photos" / ("more" if number % 2 else "") / f"{number}.png")
-    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    for name in ("notes.txt", "broken.png"):
+        (tmp_path / "photos" / name).write_text("no image")
     done = run(registered, tmp_path, "encode.py", MODEL, "photos", "features.npz")
     assert done.stdout == "5 images, 3 features each: features.npz\n", done.stderr
+    assert "left out: photos/broken.png: cannot identify image file" in done.stderr
+    assert "notes" not in done.stderr
     with np.load(tmp_path / "features.npz") as kept:
         assert kept["files"].tolist() == ["0.png", "2.png", "4.png", "more/1.png", "more/3.png"]
         np.testing.assert_allclose(np.linalg.norm(kept["features"], axis=1), 1, rtol=1e-5)
+
+
+def test_encode_names_a_model_that_is_not_there(registered: Path, tmp_path: Path) -> None:
+    """No traceback: there is no champion yet."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    done = run(registered, tmp_path, "encode.py", "models:/toy-encoder@champion", ".", "features.npz")
+    assert done.returncode == 1
+    assert "models:/toy-encoder@champion cannot be loaded: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_encode_needs_images(registered: Path, tmp_path: Path) -> None:

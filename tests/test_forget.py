@@ -315,8 +315,8 @@ def test_nothing_happens_without_agreement(root: Path) -> None:
     assert list(lines) == ["nothing was removed"]
     assert holders(root.parent, [TRAIN]) == before
     assert asked_for[0].startswith(
-        "1 image(s), with all files of the same pixels, of other groups, too; "
-        "1 file(s) of the data set small, P3/scan-0013.png; 1 file(s)"
+        "1 image(s), with all files of the same pixels, of other groups, too\n"
+        "1 file(s) of the data set small, P3/scan-0013.png\n1 file(s)"
     )
 
 

@@ -102,7 +102,7 @@ def _dataset(found: Survey, decided: Plan, path: str) -> dict[str, str]:
         f"{here}.subset": scalar(decided.subset),
         f"{here}.split": _split(found),
         f"{here}.quality.bad": f"{decided.bad:g}",
-        f"{here}.budgets": "".join(budgets) or "{} # none without labels",
+        f"{here}.budgets": "".join(budgets) or "{} # none: nothing is judged by classes",
     }
 
 
@@ -130,8 +130,8 @@ def _pretraining(found: Survey, decided: Plan) -> dict[str, str]:
 def _judging(decided: Plan) -> dict[str, str]:
     if decided.unjudged:
         return {
-            "evaluations.simclr.probes": "\n      geometry: {} # rank and spread; knn and linear need labels",
-            "finetunes": "{} # fine-tuning needs labels",
+            "evaluations.simclr.probes": "\n      geometry: {} # rank and spread: nothing is judged by classes",
+            "finetunes": "{} # none: nothing is judged by classes",
         }
     near = 20 if decided.each >= 20 else 5
     return {
@@ -217,9 +217,10 @@ def _unjudged(found: Survey, subset: int | None) -> str | None:
     rarest = min(found.loose, key=lambda name: found.loose[name])
     few = f"{found.labels[rarest]} label{'s' * (found.labels[rarest] != 1)}"
     few += f" in {found.loose[rarest]} of the groups" if found.groups else ""
+    more = "images of more groups" if found.groups else "more of each class"
     return (
         f"the class {rarest!r} has {few}: {risk:.0%} of all splits by chance would leave one of {len(found.labels)} "
-        "classes without a label in train, or validation or test without any"
+        f"classes without a label in train, or validation or test without any; label {more}, then run this again"
     )
 
 

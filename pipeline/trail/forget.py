@@ -46,7 +46,7 @@ def forget(
         plan = before.merged(looked.plan(mlflow and mlflow.MlflowClient(), again=before != Plan()))
         if plan == Plan():
             raise ForgetError(f"no data set holds {' or '.join([*images, *groups])}, now or in any commit")
-        if not agreed("; ".join(_amounts(plan, objects))):
+        if not agreed("\n".join(_amounts(plan, objects))):
             yield "nothing was removed"
             return
         carry_out(root, objects, sources, plan, mlflow)

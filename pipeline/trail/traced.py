@@ -102,7 +102,7 @@ def _dataset_words(dataset: dict[str, Any]) -> Iterator[str]:
 
 
 def _unknown(found: dict[str, Any]) -> Iterator[str]:
-    """What cannot be said, in one line for each reason and place; of another study or commit not each by its name."""
+    """What cannot be said, in one line for each reason; of other studies and earlier commits in one line for all."""
     reasons = defaultdict(list)
     for run in found["runs"]:
         if run["saw"] is None:
@@ -117,8 +117,10 @@ def _unknown(found: dict[str, Any]) -> Iterator[str]:
         if version["saw"] is None:
             reasons[version["why"], ""].append(f"{_name(version)}{_note(version)}")
     for (why, where), whose in reasons.items():
-        more = f" and {len(whose) - SHOWN} more" if where and len(whose) > SHOWN else ""
-        yield f"cannot be known: {', '.join(whose[:SHOWN] if more else whose)}{more}{where}: {why}"
+        if not where:
+            yield f"cannot be known: {', '.join(whose)}: {why}"
+    if earlier := sum(len(whose) for (_, where), whose in reasons.items() if where):
+        yield f"cannot be known of {earlier} executions of other studies and earlier commits: --json has each, and why"
     for remote, why in found["failed"].items():
         yield f"the remote {remote!r} was left out: {why}"
 

@@ -36,6 +36,11 @@ def section(study: Study) -> Section | None:
     tested = " and ".join(
         n.count(images) + (f" ({escape(name)})" if len(judged) > 1 else "") for name, (images, _) in judged.items()
     )
+    if not any(images for images, _ in judged.values()):
+        caption = (
+            "No test image has a label, so nothing is judged by classes. Geometry describes features, ranks nothing."
+        )
+        return Section("results", "Results", caption, draw(study.rows, study.budgets))
     caption = (
         f"Mean ± standard deviation on {tested} test images, over {_repeats(study.rows)}; below it the 95 % interval. "
         "Bold is the best of a column by validation mean: choices were made there, the test images were read once. "
