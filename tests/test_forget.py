@@ -23,6 +23,7 @@ from trail_project import (
     copied,
     digest,
     dvc,
+    entered,
     finished,
     forgotten,
     holders,
@@ -52,10 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project as current directory, to be changed."""
-    monkeypatch.setenv("CONTRAIL_TRACKING", "off")
-    monkeypatch.chdir(copied(made, tmp_path / "copy"))
-    return Path.cwd()
+    return entered(copied(made, tmp_path / "copy"), monkeypatch)
 
 
 @pytest.mark.parametrize("number", [TRAIN, TEST])

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from toy_project import run
-from trail_project import SCANS, TEST, TRAIN, asked, copied, digest, dvc, finished, image, name
+from trail_project import SCANS, TEST, TRAIN, asked, copied, digest, dvc, entered, finished, image, name
 
 from pipeline import lock, store
 from pipeline.errors import Refusal
@@ -28,18 +28,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project as current directory, to be changed."""
-    monkeypatch.setenv("CONTRAIL_TRACKING", "off")
-    monkeypatch.chdir(copied(made, tmp_path / "copy"))
-    return Path.cwd()
+    return entered(copied(made, tmp_path / "copy"), monkeypatch)
 
 
 @pytest.fixture
 def here(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project itself, for tests that only look."""
-    monkeypatch.setenv("CONTRAIL_TRACKING", "off")
-    monkeypatch.chdir(made)
-    return made
+    return entered(made, monkeypatch)
 
 
 def traced_facts(root: Path, wanted: Wanted, client: Any = None) -> dict[str, Any]:
@@ -62,6 +57,14 @@ def test_an_image_is_followed_to_all_that_saw_it(here: Path) -> None:
     assert seen(found, "runs", "run") == {"simclr": 1, "supervised": 1, "random": 0, "after": 1}
     assert [item["budgets"] for item in found["finetunes"]] == [{"few": [1]}] * 2
     assert seen(found, "finetunes", "finetune") == {"simclr": 0, "distilled": 1}
+
+
+def test_what_was_made_under_the_former_spelling_is_seen(root: Path) -> None:
+    """Locks of earlier commits say `unlabelled` where params.yaml says `unlabeled` now."""
+    text = (root / "dvc.lock").read_text()
+    assert "unlabeled: " in text
+    (root / "dvc.lock").write_text(text.replace("unlabeled: ", "unlabelled: "))
+    assert seen(traced_facts(root, asked(name(TRAIN))), "finetunes", "finetune") == {"simclr": 0, "distilled": 1}
 
 
 def test_a_test_image_was_seen_by_nobody(here: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 from toy_project import commit, run
 
@@ -224,6 +225,13 @@ def copied(made: Path, folder: Path) -> Path:
     """A copy in `folder` that a test may change; its remote is the folder `shelf` beside it."""
     shutil.copytree(made.parent, folder, symlinks=True)
     return folder / "project"
+
+
+def entered(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project as current directory, without a tracking store."""
+    monkeypatch.setenv("CONTRAIL_TRACKING", "off")
+    monkeypatch.chdir(project)
+    return project
 
 
 def asked(*images: str, groups: tuple[str, ...] = ()) -> Wanted:

@@ -162,7 +162,8 @@ class Trail:
         if teachers is None:
             return Answer(None, f"nothing here records what its teacher ({made.block['teacher']}) saw")
         found = [self.unlabeled(teacher) for teacher in teachers]
-        if made.block["objective"].get("unlabeled"):
+        objective = made.block["objective"]
+        if objective.get("unlabeled") or objective.get("unlabelled"):  # as it was once spelled
             folder = paths.dataset(made.block["dataset"])
             seen = made.deps.get(str(folder / "pretrain" / "images.parquet"))
             found.append(self.listed(made.deps.get(str(folder / "images")), seen))
